@@ -1,0 +1,70 @@
+"""Packaging: two installs from one source tree, ``bramble[edge]`` and ``bramble[server]``.
+
+``pip install .[edge]`` is what a Raspberry Pi carries: a few tens of megabytes and no TensorFlow.
+``pip install .[server]`` is the workstation: the compiler, the broker, the aggregator, the reports.
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+# LiteRT has no 32-bit Arm wheel and tflite-runtime stops at Python 3.11 and NumPy 1.
+ON_64_BIT = "platform_machine in 'x86_64 AMD64 aarch64 arm64'"
+ON_32_BIT_ARM = "platform_machine in 'armv7l armv6l'"
+
+EDGE = [
+    "cryptography>=42",
+    "paho-mqtt>=2.2,<3",
+    "pillow>=10",
+    "psutil>=5.9",
+    f"ai-edge-litert>=2.1; {ON_64_BIT}",
+    f"tflite-runtime==2.14.0; {ON_32_BIT_ARM} and python_version < '3.12'",
+    f"numpy>=1.24,<2; {ON_32_BIT_ARM}",
+    f"numpy>=1.24; {ON_64_BIT}",
+]
+
+SERVER = [
+    *EDGE,
+    "amqtt==0.12.1",  # the behaviour relied on was measured on this version: docs/adr/0003
+    "matplotlib>=3.8",
+    "rich>=13",
+    "scikit-learn>=1.4",
+    "tensorflow>=2.19,<2.22",
+    "tensorflow-model-optimization>=0.8,<0.9",
+    "tf-keras>=2.19,<2.22",
+]
+
+DEV = [
+    *SERVER,
+    "hypothesis>=6.100",
+    "mypy>=1.11",
+    "pytest>=8",
+    "pytest-timeout>=2.3",
+    "ruff>=0.6",
+    "types-psutil",
+]
+
+PACKAGES = ["benchmarks", "broker_server", "compression", "edge_client", "provisioning"]
+
+setup(
+    name="bramble",
+    version="0.1.0",
+    description="Federated learning on Raspberry Pis: from a blank card to a trained, signed int8 model",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11,<3.14",  # from 3.14 the standard library has a package named compression
+    packages=find_packages(include=[pattern for name in PACKAGES for pattern in (name, f"{name}.*")]),
+    package_data={name: ["py.typed"] for name in PACKAGES},
+    install_requires=["numpy>=1.24"],
+    extras_require={"edge": EDGE, "server": SERVER, "dev": DEV},
+    entry_points={
+        "console_scripts": [
+            "bramble-server = broker_server.cli:main",
+            "bramble-edge = edge_client.cli:main",
+            "bramble-provision = provisioning.cli:main",
+            "bramble-compress = compression.cli:main",
+            "bramble-bench = benchmarks.cli:main",
+        ]
+    },
+)
