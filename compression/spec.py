@@ -202,7 +202,9 @@ def check_weights(weights: Weights, spec: ModelSpec) -> None:
     for tensor in spec.tensors:
         array = weights[tensor.name]
         if array.dtype != np.float32 or array.shape != tensor.shape:
-            raise SpecError(f"{tensor.name}: expected float32 {tensor.shape}, got {array.dtype} {array.shape}")
+            raise SpecError(
+                f"{tensor.name}: expected float32 {tensor.shape}, got {array.dtype} {array.shape}"
+            )
         if not np.isfinite(array).all():
             raise SpecError(f"{tensor.name} holds a value that is not finite")
 
