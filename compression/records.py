@@ -24,8 +24,18 @@ import re
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from functools import lru_cache
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 Json = Any  # what json.loads returns: None, bool, int, float, str, list, dict
 R = TypeVar("R", bound="Record")
@@ -148,17 +158,20 @@ def loads(cls: type[R], data: bytes, *, max_bytes: int) -> R:
     return record
 
 
-@lru_cache(maxsize=256)
+_HINTS: dict[type, Mapping[str, Any]] = {}  # resolving annotations is slow: once a class
+
+
 def _hints(cls: type[Record]) -> Mapping[str, Any]:
-    hints = get_type_hints(cls, include_extras=True)
-    return {field.name: hints[field.name] for field in fields(cls)}  # type: ignore[arg-type]
+    if cls not in _HINTS:
+        hints = get_type_hints(cls, include_extras=True)
+        _HINTS[cls] = {field.name: hints[field.name] for field in fields(cast(Any, cls))}
+    return _HINTS[cls]
 
 
-@lru_cache(maxsize=256)
 def _required(cls: type[Record]) -> tuple[str, ...]:
     return tuple(
         field.name
-        for field in fields(cls)  # type: ignore[arg-type]
+        for field in fields(cast(Any, cls))
         if field.default is MISSING and field.default_factory is MISSING
     )
 
@@ -198,7 +211,7 @@ def _chosen(options: tuple[Any, ...], plain: Json, where: str) -> Any:
         return candidates[0]
     tag = plain.get("type") if isinstance(plain, dict) else None
     for option in candidates:
-        if isinstance(option, type) and issubclass(option, Record) and option.TAG == tag:
+        if isinstance(option, type) and issubclass(option, Record) and tag == option.TAG:
             return option
     raise RecordError(f"{where}: unknown type {_shown(tag)}")
 

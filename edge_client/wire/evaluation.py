@@ -7,6 +7,7 @@ the positive class's probability: exact but for ties within a bin, that is to ab
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -89,7 +90,7 @@ class EvaluationSums(Record):
     @property
     def classes(self) -> int:
         """Number of classes."""
-        return round(len(self.confusion) ** 0.5)
+        return math.isqrt(len(self.confusion))
 
     @property
     def examples(self) -> int:

@@ -123,7 +123,7 @@ def test_the_signing_key_is_private_and_never_overwritten(tmp_path: Path) -> Non
     with pytest.raises(FileExistsError):
         Signer.create(path)
     (tmp_path / "bad.pem").write_text("nonsense")
-    with pytest.raises(ValueError, match="bad.pem"):
+    with pytest.raises(ValueError, match=r"bad\.pem"):
         Signer.load(tmp_path / "bad.pem")
 
 

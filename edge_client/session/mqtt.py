@@ -1,0 +1,345 @@
+"""One connection to the broker; the MQTT library's callbacks end here.
+
+A lost connection comes back by itself with a jittered back-off, subscriptions included. The caller
+reads one inbox: messages, and the news that the connection came or went. Nothing is promised about
+delivery beyond the broker (docs/wire.md): whoever needs an answer asks again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import random
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from paho.mqtt.client import (
+    Client,
+    ConnectFlags,
+    DisconnectFlags,
+    MQTTMessage,
+    MQTTMessageInfo,
+    MQTTv5,
+    MQTTv311,
+)
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from edge_client.session.address import BrokerAddress, read_password, tls_context
+
+log = logging.getLogger(__name__)
+
+KEEPALIVE_S = 60  # with 128 KiB chunks the slowest link that works is 4.4 KB/s
+SESSION_EXPIRY_S = 7 * 24 * 3600  # a device that is off over a long week-end finds its session again
+CONNECT_TIMEOUT_S = 15.0  # TCP, TLS and CONNACK over a weak Wi-Fi
+FIRST_RETRY_S, LAST_RETRY_S = 1.0, 60.0
+INBOX_MESSAGES = 2000  # of at most 256 KiB each
+WINDOW = 4  # publishes on their way to the broker at a time when many are sent
+
+
+class SessionError(RuntimeError):
+    """The broker cannot be reached, refused, or did not acknowledge in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A message; `acknowledge` tells the broker that it is dealt with (sessions with manual_ack)."""
+
+    topic: str
+    payload: bytes
+    retained: bool
+    acknowledge: Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionChange:
+    """The connection came up (subscriptions are in place) or went down."""
+
+    connected: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LastWill:
+    """What the broker publishes, retained, when the connection is lost."""
+
+    topic: str
+    payload: bytes
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Bytes of PUBLISH packets, headers included, since the session was made."""
+
+    sent: int = 0
+    received: int = 0
+
+
+class Session:
+    """A persistent MQTT session, QoS 1 throughout. Entering starts to connect, leaving disconnects."""
+
+    def __init__(
+        self,
+        address: BrokerAddress,
+        client_id: str,
+        filters: Sequence[str],
+        *,
+        will: LastWill | None = None,
+        manual_ack: bool = False,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.address = address
+        self.client_id = client_id
+        self.traffic = Traffic()
+        self._filters = list(filters)
+        self._will = will
+        self._manual_ack = manual_ack
+        self._rng = rng or random.Random()  # noqa: S311 - spreads reconnects, guards nothing
+        self._inbox: queue.Queue[Incoming | ConnectionChange] = queue.Queue(INBOX_MESSAGES)
+        self._ready = threading.Event()
+        self._closing = threading.Event()
+        self._attempt = 0
+        self._client: Client | None = None
+        self._opener = threading.Thread(target=self._open, name=f"mqtt-{client_id}", daemon=True)
+
+    # ---- life ----
+
+    def __enter__(self) -> Self:
+        tls_context(self.address), read_password(self.address)  # a bad file is the caller's error, now
+        self._opener.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Disconnect; the last will is not sent. May be called twice."""
+        self._closing.set()
+        self._opener.join(CONNECT_TIMEOUT_S)
+        if self._client is not None:
+            self._client.disconnect()
+            self._client.loop_stop()
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker answers and the subscriptions are in place."""
+        return self._ready.is_set()
+
+    def wait_connected(self, timeout_s: float) -> None:
+        """Return once connected and subscribed; raise `SessionError` after the time-out."""
+        if not self._ready.wait(timeout_s):
+            where = f"{self.address.host}:{self.address.port}"
+            raise SessionError(f"no connection to the broker at {where} within {timeout_s:g} s")
+
+    # ---- messages ----
+
+    def receive(self, timeout_s: float) -> Incoming | ConnectionChange | None:
+        """The next message or change of the connection; None after the time-out."""
+        with contextlib.suppress(queue.Empty):
+            return self._inbox.get(timeout=max(0.0, timeout_s))
+        return None
+
+    def publish(
+        self, topic: str, payload: bytes, *, retain: bool = False, timeout_s: float | None = None
+    ) -> None:
+        """Hand a message to the broker; with a time-out, return once it has acknowledged.
+
+        Raises:
+            SessionError: not connected, or not acknowledged in time (it may still arrive).
+        """
+        info = self._send(topic, payload, retain)
+        if timeout_s is not None:
+            self._await([(topic, info)], timeout_s)
+
+    def publish_many(self, messages: Iterable[tuple[str, bytes]], *, timeout_s: float) -> None:
+        """Publish one after the other, `WINDOW` at a time; the time-out is for each.
+
+        Raises:
+            SessionError: as `publish`; what came before may have arrived.
+        """
+        pending: list[tuple[str, MQTTMessageInfo]] = []
+        for topic, payload in messages:
+            if len(pending) == WINDOW:
+                self._await([pending.pop(0)], timeout_s)
+            pending.append((topic, self._send(topic, payload, retain=False)))
+        self._await(pending, timeout_s)
+
+    def _send(self, topic: str, payload: bytes, retain: bool) -> MQTTMessageInfo:
+        if not self._ready.is_set() or self._client is None:
+            raise SessionError(f"{topic}: not connected to the broker")
+        info = self._client.publish(topic, payload, qos=1, retain=retain)
+        if info.rc not in (MQTTErrorCode.MQTT_ERR_SUCCESS, MQTTErrorCode.MQTT_ERR_NO_CONN):
+            raise SessionError(f"{topic}: {info.rc.name}")
+        self.traffic.sent += packet_bytes(topic, payload)
+        return info
+
+    def _await(self, pending: list[tuple[str, MQTTMessageInfo]], timeout_s: float) -> None:
+        for topic, info in pending:
+            try:
+                info.wait_for_publish(timeout_s)
+                done = info.is_published()
+            except (RuntimeError, ValueError) as exc:  # the connection was lost while it was queued
+                raise SessionError(f"{topic}: {exc}") from exc
+            if not done:
+                raise SessionError(f"{topic}: not acknowledged by the broker within {timeout_s:g} s")
+
+    # ---- the library's side: nothing below may raise into its network thread ----
+
+    def _open(self) -> None:
+        while not self._closing.is_set():
+            try:
+                client = self._make_client(self._protocol())
+                client.connect(
+                    self.address.host, self.address.port, keepalive=KEEPALIVE_S, **_connect_options(client)
+                )
+            except (OSError, SessionError) as exc:
+                self._note(ConnectionChange(False, str(exc)))
+                self._closing.wait(self._next_delay())
+                continue
+            self._client = client
+            client.loop_start()
+            return
+
+    def _protocol(self) -> Literal["5", "3.1.1"]:
+        if self.address.protocol == "auto":
+            return "5" if _speaks_mqtt5(self.address, f"{self.client_id}-probe") else "3.1.1"
+        return self.address.protocol
+
+    def _make_client(self, protocol: Literal["5", "3.1.1"]) -> Client:
+        client = _base_client(self.address, self.client_id, protocol, manual_ack=self._manual_ack)
+        if self._will:
+            client.will_set(self._will.topic, self._will.payload, qos=1, retain=True)
+        client.on_connect = self._on_connect
+        client.on_connect_fail = self._on_connect_fail
+        client.on_disconnect = self._on_disconnect
+        client.on_subscribe = self._on_subscribe
+        client.on_message = self._on_message
+        return client
+
+    def _on_connect(
+        self, client: Client, _data: Any, _flags: ConnectFlags, reason: ReasonCode, _more: Properties | None
+    ) -> None:
+        if reason.is_failure:
+            self._back_off(client)
+            self._note(ConnectionChange(False, f"the broker refused {self.client_id}: {reason}"))
+            return
+        self._attempt = 0
+        self._back_off(client)
+        client.subscribe([(topic_filter, 1) for topic_filter in self._filters])
+
+    def _on_subscribe(
+        self, _client: Client, _data: Any, _mid: int, reasons: list[ReasonCode], _more: Properties | None
+    ) -> None:
+        if refused := [str(reason) for reason in reasons if reason.is_failure]:
+            log.warning("the broker refused a subscription of %s: %s", self.client_id, refused[0])
+        self._ready.set()
+        self._note(ConnectionChange(True, "connected"))
+
+    def _on_disconnect(
+        self,
+        client: Client,
+        _data: Any,
+        _flags: DisconnectFlags,
+        reason: ReasonCode,
+        _more: Properties | None,
+    ) -> None:
+        self._ready.clear()
+        self._back_off(client)
+        self._note(ConnectionChange(False, str(reason)))
+
+    def _on_connect_fail(self, client: Client, _data: Any) -> None:
+        self._back_off(client)
+
+    def _on_message(self, client: Client, _data: Any, message: MQTTMessage) -> None:
+        payload, acknowledge = bytes(message.payload), partial(client.ack, message.mid, message.qos)
+        self.traffic.received += packet_bytes(message.topic, payload)
+        self._note(Incoming(message.topic, payload, bool(message.retain), acknowledge))
+
+    def _note(self, item: Incoming | ConnectionChange) -> None:
+        try:
+            self._inbox.put_nowait(item)
+        except queue.Full:
+            log.warning("%s: inbox full, dropped %s", self.client_id, getattr(item, "topic", "a notice"))
+
+    def _next_delay(self) -> float:
+        """Full jitter, so that a fleet does not come back in step after the broker's restart."""
+        ceiling = min(LAST_RETRY_S, FIRST_RETRY_S * 2**self._attempt)
+        self._attempt = min(self._attempt + 1, 16)
+        return self._rng.uniform(0.1, ceiling)
+
+    def _back_off(self, client: Client) -> None:
+        delay = self._next_delay() if not self._ready.is_set() else FIRST_RETRY_S
+        client.reconnect_delay_set(min_delay=delay, max_delay=delay)  # type: ignore[arg-type]
+
+
+def packet_bytes(topic: str, payload: bytes) -> int:
+    """Length of the QoS 1 PUBLISH packet of MQTT 3.1.1 (one byte more on MQTT 5)."""
+    rest = 2 + len(topic.encode()) + 2 + len(payload)
+    length_digits = 1 + (rest > 127) + (rest > 16_383) + (rest > 2_097_151)
+    return 1 + length_digits + rest
+
+
+def _base_client(
+    address: BrokerAddress, client_id: str, protocol: Literal["5", "3.1.1"], *, manual_ack: bool = False
+) -> Client:
+    if protocol == "5":
+        client = Client(
+            CallbackAPIVersion.VERSION2, client_id=client_id, protocol=MQTTv5, manual_ack=manual_ack
+        )
+    else:
+        client = Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=client_id,
+            protocol=MQTTv311,
+            clean_session=False,
+            manual_ack=manual_ack,
+        )
+    client.connect_timeout = CONNECT_TIMEOUT_S
+    if address.username is not None:
+        client.username_pw_set(address.username, read_password(address))
+    if context := tls_context(address):
+        client.tls_set_context(context)
+    return client
+
+
+def _connect_options(client: Client) -> dict[str, Any]:
+    if client.protocol != MQTTv5:
+        return {}
+    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+    properties.SessionExpiryInterval = SESSION_EXPIRY_S
+    return {"clean_start": False, "properties": properties}
+
+
+def _speaks_mqtt5(address: BrokerAddress, client_id: str) -> bool:
+    """Try MQTT 5; a broker of 3.1.1 refuses or hangs up. Raise `OSError` if nobody listens."""
+    answered = threading.Event()
+    accepted: list[bool] = []
+
+    def on_connect(_c: Client, _d: Any, _f: ConnectFlags, reason: ReasonCode, _p: Properties | None) -> None:
+        accepted.append(not reason.is_failure)
+        answered.set()
+
+    def on_disconnect(
+        _c: Client, _d: Any, _f: DisconnectFlags, _r: ReasonCode, _p: Properties | None
+    ) -> None:
+        answered.set()
+
+    client = _base_client(address, client_id, "5")
+    client.on_connect, client.on_disconnect = on_connect, on_disconnect
+    client.connect(address.host, address.port, keepalive=KEEPALIVE_S)
+    client.loop_start()
+    try:
+        answered.wait(CONNECT_TIMEOUT_S)
+    finally:
+        client.disconnect()
+        client.loop_stop()
+    return bool(accepted and accepted[0])
