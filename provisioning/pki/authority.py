@@ -1,0 +1,314 @@
+"""The fleet's certificate authority: one directory, one key, three kinds of certificate.
+
+::
+
+    ca.key        private key, 0600; whoever reads it can be any device: keep the directory to yourself
+    ca.crt        what every device and the server trust
+    ca.crl        revoked certificates, read by the broker
+    ledger.json   what was issued and revoked
+
+A *server* certificate names the broker's host names and addresses and may only serve; a *device* or
+*aggregator* certificate carries its name as common name and may only be a client. The broker takes that
+common name as the user, so one name is one identity. Times are arguments.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from compression.records import Matches, RecordError
+from edge_client.wire.topics import AGGREGATOR
+from provisioning.pki.errors import PkiError
+from provisioning.pki.files import PRIVATE, PUBLIC, write_file
+from provisioning.pki.keys import check_name, common_name, load_private_key, new_private_key, read_pem
+from provisioning.pki.ledger import Issued, Ledger, Role, format_time, load_ledger, locked, save_ledger
+from provisioning.pki.requests import checked_public_key
+
+CA_DAYS = 3650
+CERTIFICATE_DAYS = 825  # the most that Apple's TLS accepts of a private authority; devices renew long before
+MAX_CERTIFICATE_DAYS = 1825
+CRL_DAYS = 3650  # an expired list would lock the whole fleet out; a new one is written at each revocation
+BACKDATE = timedelta(hours=1)  # a Pi has no clock until it has a network
+HostName = Annotated[str, Matches(r"(\*\.)?[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")]
+
+
+class FleetCA:
+    """The authority in one directory. Made by `create` or `open`."""
+
+    def __init__(self, directory: Path) -> None:
+        """Use `open`, which checks that the pieces are there and fit."""
+        self.directory = directory
+        self._key = load_private_key(self.key_file)
+        self._certificate = load_certificate(self.certificate_file)
+        if self._key.public_key() != self._certificate.public_key():
+            raise PkiError(
+                f"{self.key_file} is not the key of {self.certificate_file}; restore them from a backup"
+            )
+
+    @property
+    def key_file(self) -> Path:
+        return self.directory / "ca.key"
+
+    @property
+    def certificate_file(self) -> Path:
+        """What clients and the broker trust."""
+        return self.directory / "ca.crt"
+
+    @property
+    def crl_file(self) -> Path:
+        """The revocation list that the broker reads."""
+        return self.directory / "ca.crl"
+
+    @property
+    def ledger_file(self) -> Path:
+        return self.directory / "ledger.json"
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the authority's certificate, to pin it."""
+        return fingerprint(self._certificate)
+
+    @property
+    def not_after(self) -> datetime:
+        return self._certificate.not_valid_after_utc
+
+    @classmethod
+    def create(cls, directory: Path, fleet: str, *, now: datetime | None = None) -> FleetCA:
+        """A new authority; nothing that is there is ever replaced."""
+        check_name(fleet)
+        if any((directory / name).exists() for name in ("ca.key", "ca.crt", "ledger.json")):
+            raise PkiError(f"{directory} holds an authority already; choose another directory")
+        try:
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as exc:
+            raise PkiError(f"{directory}: {exc.strerror or exc}") from exc
+        now = now or datetime.now(UTC)
+        with locked(directory):
+            key = new_private_key(directory / "ca.key")
+            write_file(directory / "ca.crt", _self_signed(key, fleet, now))
+            save_ledger(directory / "ledger.json", Ledger(fleet))
+            authority = cls(directory)
+            authority._write_crl(Ledger(fleet), now)
+        return authority
+
+    @classmethod
+    def open(cls, directory: Path) -> FleetCA:
+        """An authority that `create` made."""
+        if not (directory / "ca.key").exists():
+            raise PkiError(f"{directory} holds no authority; make one with: bramble-provision ca init")
+        authority = cls(directory)
+        authority.ledger()
+        return authority
+
+    def ledger(self) -> Ledger:
+        """What was issued and revoked until now."""
+        return load_ledger(self.ledger_file)
+
+    def sign_csr(
+        self,
+        request: bytes,
+        expected_name: str,
+        *,
+        role: Role = "device",
+        days: int = CERTIFICATE_DAYS,
+        now: datetime | None = None,
+    ) -> bytes:
+        """The certificate (PEM) for a request by the client `expected_name`.
+
+        Raises:
+            PkiError: the request asks for another name or for more than a name, or its key is weak.
+        """
+        if role == "server":
+            raise PkiError("server certificates are made by issue_server, with the host names they need")
+        if (expected_name == AGGREGATOR) != (role == "aggregator"):
+            raise PkiError(
+                f"the name {AGGREGATOR!r} is the server's own; no device may have it, nor it another"
+            )
+        key = checked_public_key(request, expected_name)
+        return self._issue(key, expected_name, role, days=days, now=now or datetime.now(UTC))
+
+    def issue_server(
+        self,
+        key_file: Path,
+        hosts: Sequence[str],
+        *,
+        days: int = CERTIFICATE_DAYS,
+        now: datetime | None = None,
+    ) -> bytes:
+        """The broker's certificate (PEM) for its host names and IP addresses; its key is made if absent."""
+        if not hosts:
+            raise PkiError("a server certificate needs at least one host name or address")
+        names = [_general_name(host) for host in dict.fromkeys(hosts)]
+        key = load_private_key(key_file) if key_file.exists() else new_private_key(key_file)
+        return self._issue(
+            key.public_key(), "broker", "server", days=days, now=now or datetime.now(UTC), hosts=names
+        )
+
+    def revoke(self, name: str, *, now: datetime | None = None) -> tuple[Issued, ...]:
+        """Revoke every certificate of `name` and write the list; return those that were still good."""
+        now = now or datetime.now(UTC)
+        with locked(self.directory):
+            ledger = self.ledger()
+            good = tuple(entry for entry in ledger.of(check_name(name)) if entry.revoked_at is None)
+            if not good:
+                known = (
+                    "has only revoked certificates" if ledger.of(name) else "was never issued a certificate"
+                )
+                raise PkiError(f"{name!r} {known}; see: bramble-provision ca list")
+            ledger = replace(ledger.with_revoked(name, now), crl_number=ledger.crl_number + 1)
+            save_ledger(self.ledger_file, ledger)  # first: the list can be made again from it
+            self._write_crl(ledger, now)
+        return good
+
+    def refresh_crl(self, *, now: datetime | None = None) -> None:
+        """Write the revocation list again, with a later expiry."""
+        with locked(self.directory):
+            ledger = self.ledger()
+            ledger = replace(ledger, crl_number=ledger.crl_number + 1)
+            save_ledger(self.ledger_file, ledger)
+            self._write_crl(ledger, now or datetime.now(UTC))
+
+    def _issue(
+        self,
+        key: ec.EllipticCurvePublicKey,
+        name: str,
+        role: Role,
+        *,
+        days: int,
+        now: datetime,
+        hosts: Sequence[x509.GeneralName] = (),
+    ) -> bytes:
+        if not 1 <= days <= MAX_CERTIFICATE_DAYS:
+            raise PkiError(f"validity must be from 1 to {MAX_CERTIFICATE_DAYS} days, got {days}")
+        end = min(now + timedelta(days=days), self.not_after)
+        if end <= now:
+            raise PkiError(f"the authority expired on {format_time(self.not_after)}; make a new one")
+        builder = _template(self._certificate, key, name, role).not_valid_before(now - BACKDATE)
+        builder = builder.not_valid_after(end).serial_number(x509.random_serial_number())
+        if hosts:
+            builder = builder.add_extension(x509.SubjectAlternativeName(hosts), critical=False)
+        with locked(self.directory):
+            certificate = builder.sign(self._key, hashes.SHA256())
+            entry = Issued(
+                name,
+                role,
+                f"{certificate.serial_number:x}",
+                fingerprint(certificate),
+                format_time(certificate.not_valid_before_utc),
+                format_time(certificate.not_valid_after_utc),
+            )
+            ledger = self.ledger()
+            save_ledger(self.ledger_file, replace(ledger, issued=(*ledger.issued, entry)))
+        return certificate.public_bytes(serialization.Encoding.PEM)
+
+    def _write_crl(self, ledger: Ledger, now: datetime) -> None:
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self._certificate.subject)
+            .last_update(now - BACKDATE)
+            .next_update(now + timedelta(days=CRL_DAYS))
+            .add_extension(x509.CRLNumber(ledger.crl_number), critical=False)
+        )
+        for entry in ledger.issued:
+            if entry.revoked_at is not None:
+                revoked = x509.RevokedCertificateBuilder().serial_number(int(entry.serial, 16))
+                builder = builder.add_revoked_certificate(revoked.revocation_date(now).build())
+        crl = builder.sign(self._key, hashes.SHA256())
+        write_file(self.crl_file, crl.public_bytes(serialization.Encoding.PEM), mode=PUBLIC)
+
+
+def load_certificate(path: Path) -> x509.Certificate:
+    """One PEM certificate from its file."""
+    try:
+        return x509.load_pem_x509_certificate(read_pem(path))
+    except ValueError as exc:
+        raise PkiError(f"{path}: not a PEM certificate") from exc
+
+
+def fingerprint(certificate: x509.Certificate) -> str:
+    """SHA-256 of the certificate, hex."""
+    return hashlib.sha256(certificate.public_bytes(serialization.Encoding.DER)).hexdigest()
+
+
+def write_identity_certificate(path: Path, certificate: bytes) -> None:
+    """Put a certificate beside its key."""
+    write_file(path, certificate, mode=PRIVATE)
+
+
+def _self_signed(key: ec.EllipticCurvePrivateKey, fleet: str, now: datetime) -> bytes:
+    subject = x509.Name(
+        [
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, fleet),
+            x509.NameAttribute(NameOID.COMMON_NAME, "Bramble fleet authority"),
+        ]
+    )
+    public = key.public_key()
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(public)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - BACKDATE)
+        .not_valid_after(now + timedelta(days=CA_DAYS))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_key_usage(authority=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+    )
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def _template(
+    issuer: x509.Certificate, key: ec.EllipticCurvePublicKey, name: str, role: Role
+) -> x509.CertificateBuilder:
+    usage = ExtendedKeyUsageOID.SERVER_AUTH if role == "server" else ExtendedKeyUsageOID.CLIENT_AUTH
+    issuer_key = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    return (
+        x509.CertificateBuilder()
+        .subject_name(common_name(name))
+        .issuer_name(issuer.subject)
+        .public_key(key)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_key_usage(authority=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([usage]), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_key), critical=False
+        )
+    )
+
+
+def _key_usage(*, authority: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not authority,
+        key_cert_sign=authority,
+        crl_sign=authority,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        pass
+    try:
+        return x509.DNSName(host)
+    except (ValueError, RecordError) as exc:
+        raise PkiError(f"host name {host!r} is not one that a certificate can hold") from exc
