@@ -4,10 +4,9 @@ Run as ``python -m broker_server.broker.amqtt_child CONFIG.json``. Measured on a
 (docs/adr/0003), and why each override is here:
 
 * when a client connects it is sent the retained messages of *everyone's* subscriptions;
-* its loops over subscriptions wait in their body: a SUBSCRIBE at that moment changes the table, the loop
-  raises, and a message (or a new client's whole session) is silently gone;
-* it has no limit on the size of a packet;
-* its ACL plug-ins know no pattern for the user's own name.
+* an ACL plug-in makes its loop over the subscriptions wait in the body: a SUBSCRIBE at that moment
+  changes the table, the loop raises, and a message is silently gone. So the rules are asked without waiting;
+* it has no limit on the size of a packet.
 
 It still is for one machine and one afternoon: nothing is kept over a restart, anyone on the machine may
 connect under any name, QoS 1 is not repeated after a reconnect.
@@ -20,7 +19,6 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +44,6 @@ class NamedUsersPlugin(BaseAuthPlugin):  # type: ignore[misc]
         return bool(session.username) and session.username == session.client_id
 
 
-class SubscriptionTable(dict[str, list[tuple[Session, int]]]):
-    """A dict that is iterated over as it was when the loop began, lists of subscribers included."""
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(list(super().keys()))
-
-    def items(self) -> Any:
-        """Copies of the pairs."""
-        return [(topic_filter, list(subscribers)) for topic_filter, subscribers in super().items()]
-
-
 class BoundedReader(StreamReaderAdapter):  # type: ignore[misc]
     """Cuts the connection before a packet that is too large is taken into memory."""
 
@@ -80,7 +67,6 @@ class FleetBroker(Broker):  # type: ignore[misc]
     def __init__(self, config: dict[str, Any], rules: AccessRules, max_packet_bytes: int) -> None:
         super().__init__(config)
         self._rules, self._max_packet_bytes = rules, max_packet_bytes
-        self._subscriptions = SubscriptionTable()
         self._retained_tasks: set[asyncio.Task[None]] = set()
 
     async def stream_connected(

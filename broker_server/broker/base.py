@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import ClassVar, Literal, Self, Self
+from typing import ClassVar, Literal, Self
 
 from edge_client.session.address import BrokerAddress
 

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -98,12 +99,11 @@ class ChildProcess:
             self._thread.join()
             self._thread = None
 
-    def signal(self, number: int) -> None:
-        """Send a signal to the running child."""
+    def signal_reload(self) -> None:
+        """Send SIGHUP to the running child."""
         process = self._process
         if process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(number)
+            process.send_signal(signal.SIGHUP)  # does nothing once it has ended
 
     def log_tail(self) -> str:
         """The last lines of its log, for an error message."""

@@ -7,7 +7,8 @@ from pathlib import Path
 from broker_server.broker.base import Broker, BrokerError
 from broker_server.broker.embedded import EmbeddedBroker
 from broker_server.broker.external import Credentials, ExternalBroker, parse_broker_url
-from broker_server.broker.mosquitto import MosquittoBroker, find_mosquitto
+from broker_server.broker.installed import find_mosquitto
+from broker_server.broker.mosquitto import MosquittoBroker
 from compression.records import RecordError
 from edge_client.wire.topics import Topics
 from provisioning.pki.authority import FleetCA

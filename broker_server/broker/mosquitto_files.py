@@ -8,11 +8,11 @@ from __future__ import annotations
 import os
 import pwd
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 
 from broker_server.broker.base import MAX_PACKET_BYTES, BrokerError
 from broker_server.broker.child import Account
+from provisioning.pki.files import write_file
 
 MAX_QUEUED_MESSAGES = 100_000  # the default of 1000 drops acknowledged messages; 0 dropped all on 2.0.16
 AUTOSAVE_S = 5  # default 1800: kill -9 lost everything. Saving on each change wrote 150 times the data
@@ -20,15 +20,36 @@ SYS_INTERVAL_S = 10
 SESSION_EXPIRY = "7d"
 
 
-@dataclass(frozen=True, slots=True)
 class MosquittoFiles:
-    """Where everything of one supervised mosquitto lies."""
+    """Where everything of one supervised mosquitto lies, and whose it is."""
 
-    directory: Path
+    def __init__(self, directory: Path) -> None:
+        if not str(directory).isprintable():  # a line break in it would add lines to the configuration
+            raise BrokerError(f"mosquitto cannot read a path such as {str(directory)!r}")
+        self.directory = directory
+        self.account: Account | None = None
 
-    def __post_init__(self) -> None:
-        if not str(self.directory).isprintable():
-            raise BrokerError(f"mosquitto cannot read a path such as {str(self.directory)!r}")
+    def prepare(self) -> None:
+        """Make the folders, and choose whom mosquitto runs as."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.account = choose_account(self.directory)
+        if self.account is not None:
+            self.directory.chmod(0o755)
+        self.data.mkdir(exist_ok=True, mode=0o700)
+        for path in (self.data, *self.data.rglob("*")):
+            self.give(path)
+
+    def put(self, path: Path, data: bytes, mode: int) -> None:
+        """Write a file that mosquitto reads."""
+        write_file(
+            path, data, mode=mode, owner=(self.account.uid, self.account.gid) if self.account else None
+        )
+
+    def give(self, path: Path) -> None:
+        """Hand a file to mosquitto's user, or back to root where it now runs as root."""
+        if os.geteuid() == 0:
+            uid, gid = (self.account.uid, self.account.gid) if self.account else (0, 0)
+            os.chown(path, uid, gid, follow_symlinks=False)  # its own folder may hold a link to ours
 
     @property
     def config(self) -> Path:
@@ -72,6 +93,7 @@ def configuration(files: MosquittoFiles, host: str, port: int, *, tls: bool) -> 
     """The text of mosquitto.conf."""
     lines = [
         "# Written by bramble at every start; changes here are lost.",
+        "user root",  # of use only to root: without it mosquitto changes its user by itself, see `account`
         "per_listener_settings false",
         f"listener {port} {host}",
         *(_tls_lines(files) if tls else ["allow_anonymous true"]),
@@ -91,6 +113,7 @@ def configuration(files: MosquittoFiles, host: str, port: int, *, tls: bool) -> 
         "log_type error",
         "log_type warning",
         "log_type notice",
+        "log_type information",  # says when it reads its files again, which revocation waits for
         "log_timestamp_format %Y-%m-%dT%H:%M:%S",
     ]
     return "\n".join(lines) + "\n"
@@ -121,8 +144,7 @@ def choose_account(directory: Path) -> Account | None:
         entry = pwd.getpwnam("mosquitto")
     except KeyError:
         return None
-    parents = [directory.resolve(), *directory.resolve().parents][1:]
-    if not all(_may_pass(parent, entry.pw_uid, entry.pw_gid) for parent in parents):
+    if not all(_may_pass(parent, entry.pw_uid, entry.pw_gid) for parent in directory.resolve().parents):
         return None
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
 

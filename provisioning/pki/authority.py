@@ -30,8 +30,15 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from compression.records import Matches, RecordError
 from edge_client.wire.topics import AGGREGATOR
 from provisioning.pki.errors import PkiError
-from provisioning.pki.files import PRIVATE, PUBLIC, write_file
-from provisioning.pki.keys import check_name, common_name, load_private_key, new_private_key, read_pem
+from provisioning.pki.files import PUBLIC, write_file
+from provisioning.pki.keys import (
+    check_name,
+    common_name,
+    load_private_key,
+    new_private_key,
+    private_pem,
+    read_pem,
+)
 from provisioning.pki.ledger import Issued, Ledger, Role, format_time, load_ledger, locked, save_ledger
 from provisioning.pki.requests import checked_public_key
 
@@ -40,6 +47,7 @@ CERTIFICATE_DAYS = 825  # the most that Apple's TLS accepts of a private authori
 MAX_CERTIFICATE_DAYS = 1825
 CRL_DAYS = 3650  # an expired list would lock the whole fleet out; a new one is written at each revocation
 BACKDATE = timedelta(hours=1)  # a Pi has no clock until it has a network
+STAND_IN = timedelta(minutes=5)
 HostName = Annotated[str, Matches(r"(\*\.)?[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")]
 
 
@@ -179,6 +187,18 @@ class FleetCA:
             save_ledger(self.ledger_file, ledger)
             self._write_crl(ledger, now or datetime.now(UTC))
 
+    def stand_in(self, name: str, *, now: datetime | None = None) -> tuple[bytes, bytes]:
+        """A key and a certificate (PEM) in the name of a client, for `STAND_IN` and for this process only.
+
+        The server uses it to take a revoked device's place at the broker and so end its connection.
+        """
+        now = now or datetime.now(UTC)
+        key = ec.generate_private_key(ec.SECP256R1())
+        builder = _template(self._certificate, key.public_key(), check_name(name), "device")
+        builder = builder.not_valid_before(now - BACKDATE).not_valid_after(now + STAND_IN)
+        certificate = builder.serial_number(x509.random_serial_number()).sign(self._key, hashes.SHA256())
+        return private_pem(key), certificate.public_bytes(serialization.Encoding.PEM)
+
     def _issue(
         self,
         key: ec.EllipticCurvePublicKey,
@@ -239,11 +259,6 @@ def load_certificate(path: Path) -> x509.Certificate:
 def fingerprint(certificate: x509.Certificate) -> str:
     """SHA-256 of the certificate, hex."""
     return hashlib.sha256(certificate.public_bytes(serialization.Encoding.DER)).hexdigest()
-
-
-def write_identity_certificate(path: Path, certificate: bytes) -> None:
-    """Put a certificate beside its key."""
-    write_file(path, certificate, mode=PRIVATE)
 
 
 def _self_signed(key: ec.EllipticCurvePrivateKey, fleet: str, now: datetime) -> bytes:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+from cryptography import x509
 
 from edge_client.wire.topics import AGGREGATOR
 from provisioning.pki.authority import FleetCA, fingerprint, load_certificate
@@ -47,6 +50,30 @@ def ensure_identity(
         write_file(identity.certificate_file, certificate, mode=PUBLIC)
     write_file(identity.ca_file, read_pem(authority.certificate_file), mode=PUBLIC)
     return identity
+
+
+def ensure_server_certificate(
+    authority: FleetCA,
+    key_file: Path,
+    certificate_file: Path,
+    hosts: Sequence[str],
+    *,
+    now: datetime | None = None,
+) -> None:
+    """The broker's certificate for exactly `hosts`, issued or renewed if need be; the key stays."""
+    now = now or datetime.now(UTC)
+    identity = Identity(key_file, certificate_file, authority.certificate_file)
+    if _is_good(authority, identity, now) and server_names(certificate_file) == set(hosts):
+        return
+    write_file(certificate_file, authority.issue_server(key_file, hosts, now=now), mode=PUBLIC)
+
+
+def server_names(certificate_file: Path) -> set[str]:
+    """The host names and addresses that a server certificate is for."""
+    extensions = load_certificate(certificate_file).extensions
+    names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    hosts = names.get_values_for_type(x509.DNSName)
+    return {*hosts, *map(str, names.get_values_for_type(x509.IPAddress))}
 
 
 def _is_good(authority: FleetCA, identity: Identity, now: datetime) -> bool:

@@ -36,16 +36,20 @@ def common_name(name: str) -> x509.Name:
 def new_private_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """A new key in a new file of mode 0600; a key that is there already is never replaced."""
     key = ec.generate_private_key(ec.SECP256R1())
-    pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
     try:
-        write_new_file(path, pem, mode=PRIVATE)
+        write_new_file(path, private_pem(key), mode=PRIVATE)
     except FileExistsError as exc:
         raise PkiError(f"{path} exists; a key is never overwritten: move it away first") from exc
     except OSError as exc:
         raise PkiError(f"{path}: {exc.strerror or exc}") from exc
     return key
+
+
+def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """The key as unencrypted PEM: it guards itself by the mode of its file, so that a Pi can start alone."""
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
 
 
 def load_private_key(path: Path) -> ec.EllipticCurvePrivateKey:
