@@ -109,7 +109,7 @@ def configuration(files: MosquittoFiles, host: str, port: int, *, tls: bool) -> 
         "autosave_on_changes false",
         f"persistent_client_expiration {SESSION_EXPIRY}",
         f"sys_interval {SYS_INTERVAL_S}",
-        "log_dest stdout",
+        "log_dest stderr",  # unbuffered, unlike stdout: revocation waits for a line of it
         "log_type error",
         "log_type warning",
         "log_type notice",
