@@ -53,10 +53,8 @@ def parse_broker_url(url: str, credentials: Credentials, directory: Path) -> Bro
     password_file = credentials.password_file
     if parts.password is not None:
         password_file = directory / "broker.password"
-        directory.mkdir(parents=True, exist_ok=True)
-        write_file(password_file, unquote(parts.password).encode() + b"\n", mode=PRIVATE)
     try:
-        return BrokerAddress(
+        address = BrokerAddress(
             host=host,
             port=DEFAULT_PORTS[scheme] if port is None else port,
             username=unquote(parts.username) if parts.username else None,
@@ -67,6 +65,10 @@ def parse_broker_url(url: str, credentials: Credentials, directory: Path) -> Bro
         )
     except RecordError as exc:
         raise BrokerError(f"broker {shown!r}: {exc}") from exc
+    if parts.password is not None and password_file is not None:
+        directory.mkdir(parents=True, exist_ok=True)
+        write_file(password_file, unquote(parts.password).encode() + b"\n", mode=PRIVATE)
+    return address
 
 
 class ExternalBroker(Broker):

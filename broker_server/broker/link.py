@@ -114,6 +114,7 @@ def _client(address: BrokerAddress, version: Version, client_id: str, link: Link
         client_id=client_id,
         protocol=_VERSIONS[version],
         reconnect_on_failure=False,
+        manual_ack=True,  # what waits in a session that is there already is not ours to take
     )
     try:
         password, context = read_password(address), tls_context(address)
@@ -137,10 +138,10 @@ def _client(address: BrokerAddress, version: Version, client_id: str, link: Link
 
 def _await_welcome(link: Link, version: Version) -> None:
     try:
-        reason: ReasonCode = link.wait("connack", "did not answer CONNECT in time; is it an MQTT broker?")
+        reason: ReasonCode = link.wait("connack", f"did not answer in time; is it an MQTT {version} broker?")
     except BrokerError as exc:
-        if not link.disconnected:
-            raise
+        if not link.disconnected:  # amqtt meets version 5 with silence
+            raise WrongVersionError(str(exc)) from exc
         raise WrongVersionError(
             f"{link.address} closed the connection without an answer: it may not know this client's "
             "certificate (or has revoked it), or this is not an MQTT port of this kind"
@@ -160,6 +161,8 @@ def _why(exc: Exception, address: BrokerAddress) -> str:
         return f"no TLS here ({exc.reason or exc}); check the port, or use mqtt:// for a plain one"
     if isinstance(exc, ConnectionRefusedError):
         return "refused: nothing listens there; start the broker or check the port"
+    if isinstance(exc, ConnectionResetError) and address.ca_file is not None:
+        return "it hung up on TLS; check the port, or use mqtt:// for a plain one"
     if isinstance(exc, TimeoutError):
         return "no answer in time; check the address and the firewall"
     return f"{exc}; check that {address.host!r} is the broker's name"

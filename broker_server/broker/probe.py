@@ -32,7 +32,7 @@ def probe(address: BrokerAddress, topics: Topics, *, timeout_s: float = PROBE_TI
     if address.protocol != "auto":
         return _try_version(address, address.protocol, topics, timeout_s)
     try:
-        return _try_version(address, "5", topics, timeout_s)
+        return _try_version(address, "5", topics, timeout_s / 3)
     except WrongVersionError:
         return _try_version(address, "3.1.1", topics, timeout_s)
 
