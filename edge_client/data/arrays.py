@@ -182,7 +182,7 @@ def _require_pictures(entry: Entry) -> None:
     shape = entry.shape
     if len(shape) == 2:
         raise DataError(f"{entry.name} is a table of shape {shape}: save it as CSV and use table:PATH")
-    fits = len(shape) == 3 or (len(shape) == 4 and (shape[3] in (1, 3, 4) or shape[1] in (1, 3, 4)))
+    fits = len(shape) == 3 or (len(shape) == 4 and (shape[3] in (1, 3, 4) or _channels_first(shape)))
     if not fits or entry.dtype.kind not in "biuf":
         raise DataError(
             f"{entry.name} has shape {shape} of {entry.dtype}, expected pictures [N, H, W, channels]"
@@ -191,10 +191,14 @@ def _require_pictures(entry: Entry) -> None:
         raise DataError(f"{entry.name} has pictures of shape {shape[1:]}, expected 1 to {MAX_PIXELS} pixels")
 
 
+def _channels_first(shape: tuple[int, ...]) -> bool:
+    return shape[1] in (1, 3) and shape[3] not in (1, 3)
+
+
 def _channels_last(block: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if block.ndim == 3:
         return block[..., None]
-    return block if block.shape[3] in (1, 3, 4) else block.transpose(0, 2, 3, 1)
+    return block.transpose(0, 2, 3, 1) if _channels_first(block.shape) else block
 
 
 def _extremes(entry: Entry) -> tuple[float, float]:

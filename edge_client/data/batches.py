@@ -15,7 +15,8 @@ from edge_client.data.errors import DataError
 from edge_client.data.local import LocalData
 from edge_client.data.preprocessing import normalise
 
-RELEASE_BYTES = 4 << 20  # of pixels read between two calls to give mapped pages back
+RELEASE_BYTES = 4 << 20  # of mapped pages touched between two calls to give them back
+FAULT_BYTES = 64 << 10  # what Linux maps around one page touched
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +87,15 @@ def _batches(
     by_class: npt.NDArray[np.float64],
     augmenting: np.random.Generator | None,
 ) -> Iterator[Batch]:
-    read = 0
+    touched = 0
     for start in range(0, len(order), spec.batch_size):
         chosen = order[start : start + spec.batch_size]
         rows = np.resize(chosen, spec.batch_size)
         inputs, labels = data.inputs[rows], data.labels[rows]
-        read += inputs.nbytes
-        if read > RELEASE_BYTES:
+        touched += max(inputs.nbytes, len(rows) * FAULT_BYTES)
+        if touched > RELEASE_BYTES:
             release_pages(data.inputs)
-            read = 0
+            touched = 0
         if augmenting is not None and isinstance(spec.input, ImageInput):
             inputs = augment_pictures(inputs, spec.augmentation, augmenting)
         weights = by_class[labels].astype(np.float32)
