@@ -107,6 +107,7 @@ def open_folder(folder: Path) -> PictureFiles:
     if "train" in {name.lower() for name in top}:
         parts = [(SPLITS[name.lower()], path) for name, path in top.items() if name.lower() in SPLITS]
     else:
+        _require_no_fleet(folder, top)
         parts = [(UNSPLIT, folder)]
     paths: list[str] = []
     labels: list[str] = []
@@ -216,6 +217,15 @@ def _claims_to_be_picture(path: str) -> bool:
             return looks_like_picture(file.read(12))
     except OSError:
         return False
+
+
+def _require_no_fleet(folder: Path, top: dict[str, Path]) -> None:
+    """Hospitals side by side would otherwise pass for classes."""
+    for name, inside in top.items():
+        if (inside / "train").is_dir():
+            raise DataError(
+                f"{folder} holds several data sets: use {inside}, or hospitals:{folder} in a demo"
+            )
 
 
 def _require_classes(folder: Path, declared: set[str], any_pictures: bool) -> None:

@@ -89,8 +89,8 @@ def load_data(
         decoded = decode(pictures, input, progress)
     else:
         decoded = decode_through_cache(pictures, input, cache, progress)
+    skipped = _warn_of_skipped(pictures, decoded.kept)
     split = _split(pictures, decoded.kept, validation_fraction, seed)
-    skipped = int((~decoded.kept).sum())
     return LocalData(
         decoded.pixels, labels, tuple(classes), split.train, split.validation, split.test, skipped
     )
@@ -154,7 +154,7 @@ def _load_table(
     return LocalData(table.rows, labels, tuple(classes), split.train, split.validation, split.test, 0)
 
 
-def _split(pictures: PictureSource, kept: npt.NDArray[np.bool_], fraction: float, seed: int) -> Split:
+def _warn_of_skipped(pictures: PictureSource, kept: npt.NDArray[np.bool_]) -> int:
     skipped = np.flatnonzero(~kept)
     if len(skipped):
         log.warning(
@@ -164,6 +164,10 @@ def _split(pictures: PictureSource, kept: npt.NDArray[np.bool_], fraction: float
             len(kept),
             pictures.place(int(skipped[0])),
         )
+    return len(skipped)
+
+
+def _split(pictures: PictureSource, kept: npt.NDArray[np.bool_], fraction: float, seed: int) -> Split:
     return split_examples(pictures.catalogue, kept, pictures.where, validation_fraction=fraction, seed=seed)
 
 

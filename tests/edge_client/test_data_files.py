@@ -92,6 +92,13 @@ def test_a_hospital_without_validation_folder_draws_one_from_training(tmp_path: 
     assert len(data.test_index) == 6
 
 
+def test_hospitals_side_by_side_are_not_taken_for_classes(tmp_path: Path) -> None:
+    for hospital in ("hospital_1", "hospital_2"):
+        classes_of(tmp_path / hospital / "train", yes=2, no=2)
+    with pytest.raises(DataError, match="holds several data sets: use .*hospital_1"):
+        open_folder(tmp_path)
+
+
 def test_an_empty_class_folder_is_a_class(tmp_path: Path) -> None:
     source = DataSource("folder", classes_of(tmp_path, yes=3, no=0))
     assert summarise(source, validation_fraction=0, seed=1).counts == {"no": 0, "yes": 3}
