@@ -221,7 +221,7 @@ def _claims_to_be_picture(path: str) -> bool:
 
 def _require_no_fleet(folder: Path, top: dict[str, Path]) -> None:
     """Hospitals side by side would otherwise pass for classes."""
-    for name, inside in top.items():
+    for inside in top.values():
         if (inside / "train").is_dir():
             raise DataError(
                 f"{folder} holds several data sets: use {inside}, or hospitals:{folder} in a demo"

@@ -95,7 +95,7 @@ def test_a_hospital_without_validation_folder_draws_one_from_training(tmp_path: 
 def test_hospitals_side_by_side_are_not_taken_for_classes(tmp_path: Path) -> None:
     for hospital in ("hospital_1", "hospital_2"):
         classes_of(tmp_path / hospital / "train", yes=2, no=2)
-    with pytest.raises(DataError, match="holds several data sets: use .*hospital_1"):
+    with pytest.raises(DataError, match=r"holds several data sets: use .*hospital_1"):
         open_folder(tmp_path)
 
 
