@@ -1,0 +1,49 @@
+"""From TensorFlow functions to a TFLite file of builtin ops that carries no weights."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.lite.python import schema_py_generated as schema
+
+from compression.trainable.errors import TrainableError
+
+
+def convert(program: Any, signatures: Mapping[str, Any]) -> bytes:
+    """Convert; the result holds builtin ops only.
+
+    Raises:
+        TrainableError: the converter left an op that the device's runtime does not have.
+    """
+    with tempfile.TemporaryDirectory(prefix="bramble-") as directory:
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        tf.saved_model.save(program, directory, signatures=dict(signatures), options=options)
+        converter = tf.lite.TFLiteConverter.from_saved_model(directory, signature_keys=list(signatures))
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        converter.experimental_enable_resource_variables = True
+        data = bytes(converter.convert())
+    foreign = [name for name in op_names(data) if name.startswith(("CUSTOM", "Flex"))]
+    if foreign:
+        raise TrainableError(f"the converted program needs {', '.join(foreign)}, which no TFLite runtime has")
+    return data
+
+
+def op_names(data: bytes) -> tuple[str, ...]:
+    """The distinct ops of a TFLite file; those that are not builtin as ``CUSTOM:name``."""
+    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
+    model = schema.Model.GetRootAs(data, 0)
+    found = []
+    for index in range(model.OperatorCodesLength()):
+        code = model.OperatorCodes(index)
+        builtin = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+        custom = code.CustomCode()
+        found.append(f"CUSTOM:{custom.decode()}" if custom else names[builtin])
+    return tuple(sorted(set(found)))
+
+
+def quiet(names: Iterable[str]) -> str:
+    """A comma-separated, sorted list."""
+    return ", ".join(sorted(names))

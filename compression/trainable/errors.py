@@ -1,0 +1,7 @@
+"""The one error of this room."""
+
+from __future__ import annotations
+
+
+class TrainableError(ValueError):
+    """A model cannot be compiled for training; the message names the layer and what to use instead."""

@@ -1,0 +1,158 @@
+"""A Keras model read as a graph of layers and run with the primitives of this package."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from compression.trainable.errors import TrainableError
+from compression.trainable.layers import RULES, Pass, activation_name, problem_of
+from compression.trainable.variables import leaf_layers, travelling_variables, variable_key
+
+Tensor = Any
+OUTPUT_ACTIVATIONS = ("linear", "sigmoid", "softmax")
+
+
+class Network:
+    """The forward pass of a supported Keras model up to its logits.
+
+    Raises:
+        TrainableError: the model or one of its layers is not supported; the message names it and says
+            what to use instead.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        check_model(model)
+        self.variables = travelling_variables(model)
+        self.last = _output_layer(model)
+        self.outputs = int(model.output_shape[-1])
+        self._constants = {
+            (layer.name, variable_key(variable)): variable.numpy()
+            for layer in leaf_layers(model)
+            for variable in layer.weights
+            if not layer.trainable
+        }
+
+    def logits(self, x: Tensor, parameters: Mapping[str, Tensor], state: Pass) -> Tensor:
+        """Outputs before the last sigmoid or softmax."""
+        by_layer: dict[str, dict[str, Tensor]] = {}
+        for item in self.variables:
+            by_layer.setdefault(item.layer.name, {})[item.key] = parameters[item.spec.name]
+        for (layer, key), value in self._constants.items():
+            by_layer.setdefault(layer, {})[key] = tf.constant(value)
+        return self._run(self.model, x, by_layer, state)
+
+    def _run(self, model: Any, x: Tensor, by_layer: Mapping[str, Any], state: Pass) -> Tensor:
+        """Walk the functional graph as `tf_keras.Model.call` does, lowering instead of calling."""
+        values = {str(id(model.inputs[0])): [x] * model._tensor_usage_count[str(id(model.inputs[0]))]}
+        for depth in sorted(model._nodes_by_depth, reverse=True):
+            for node in model._nodes_by_depth[depth]:
+                if node.is_input:
+                    continue
+                arguments, _ = node.map_arguments(values)
+                y = self._lower(node.layer, arguments[0], by_layer, state)
+                key = node.flat_output_ids[0]
+                values[key] = [y] * model._tensor_usage_count[key]
+        return values[str(id(model.outputs[0]))].pop()
+
+    def _lower(self, layer: Any, x: Any, by_layer: Mapping[str, Any], state: Pass) -> Tensor:
+        if hasattr(layer, "layers"):
+            return self._run(layer, x, by_layer, state)
+        parameters = by_layer.get(layer.name, {})
+        if layer is not self.last:
+            return RULES[type(layer).__name__].lower(layer, x, parameters, state)
+        if type(layer).__name__ in ("Activation", "Softmax"):
+            return x
+        return RULES[type(layer).__name__].lower(_WithoutActivation(layer), x, parameters, state)
+
+    def statistics(self, state: Pass, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Moving statistics after a training pass, by wire name."""
+        return {
+            item.spec.name: state.statistics.get((item.layer.name, item.key), parameters[item.spec.name])
+            for item in self.variables
+            if item.spec.role == "statistic"
+        }
+
+    def penalty_gradients(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Gradients of the L1 and L2 regularisers, by wire name."""
+        gradients = {}
+        for item in self.variables:
+            l1, l2 = _penalty(item.layer, item.key)
+            w = parameters[item.spec.name]
+            if l2:
+                gradients[item.spec.name] = (2.0 * l2) * w
+            if l1:
+                gradients[item.spec.name] = gradients.get(item.spec.name, 0.0) + l1 * tf.sign(w)
+        return gradients
+
+
+class _WithoutActivation:
+    """A layer seen without its activation: the losses want logits."""
+
+    activation = None
+
+    def __init__(self, layer: Any) -> None:
+        self._layer = layer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._layer, name)
+
+
+def _penalty(layer: Any, key: str) -> tuple[float, float]:
+    regulariser = getattr(layer, f"{key}_regularizer", None)
+    if regulariser is None:
+        return 0.0, 0.0
+    return float(getattr(regulariser, "l1", 0.0)), float(getattr(regulariser, "l2", 0.0))
+
+
+def _output_layer(model: Any) -> Any:
+    layer = model.outputs[0]._keras_history.layer
+    return _output_layer(layer) if hasattr(layer, "layers") else layer
+
+
+def check_model(model: Any) -> None:
+    """Raise `TrainableError` for what cannot be compiled, naming every layer at fault."""
+    if not type(model).__module__.startswith("tf_keras."):
+        raise TrainableError(
+            f"{type(model).__module__}.{type(model).__name__} is not a tf_keras functional or Sequential "
+            "model: build it with tf_keras (or with tf.keras and TF_USE_LEGACY_KERAS=1)"
+        )
+    if not model.built or not getattr(model, "_is_graph_network", False):
+        raise TrainableError(f"model {model.name!r} has no fixed input: begin it with an Input layer")
+    if len(model.inputs) != 1 or len(model.outputs) != 1 or len(model.output_shape) != 2:
+        raise TrainableError(
+            f"model {model.name!r} must have one input and one output of shape [batch, outputs]"
+        )
+    if None in model.input_shape[1:]:
+        raise TrainableError(
+            f"model {model.name!r} has input {model.input_shape}: give every extent but the batch"
+        )
+    problems = [
+        f"layer {layer.name!r}: {problem}"
+        for layer in leaf_layers(model)
+        if (problem := problem_of(layer) or _penalty_problem(layer))
+    ]
+    if problems:
+        raise TrainableError("; ".join(problems))
+    last = _output_layer(model)
+    name = "softmax" if type(last).__name__ == "Softmax" else activation_name(last)
+    if name not in OUTPUT_ACTIVATIONS:
+        raise TrainableError(
+            f"layer {last.name!r} ends the model with {name}: end in logits (no activation), "
+            "sigmoid or softmax"
+        )
+    if not any(item.spec.role == "trainable" for item in travelling_variables(model)):
+        raise TrainableError(f"model {model.name!r} has nothing to train: leave at least one layer trainable")
+
+
+def _penalty_problem(layer: Any) -> str | None:
+    for name in dir(layer):
+        if not name.endswith("_regularizer") or name.startswith(("_", "activity")):
+            continue
+        regulariser = getattr(layer, name)
+        if regulariser is not None and type(regulariser).__name__ not in ("L1", "L2", "L1L2"):
+            return f"{name} {type(regulariser).__name__} is not supported: use L2"
+    return None
