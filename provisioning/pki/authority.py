@@ -14,41 +14,50 @@ common name as the user, so one name is one identity. Times are arguments.
 
 from __future__ import annotations
 
-import hashlib
-import ipaddress
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from compression.records import Matches, RecordError
 from edge_client.wire.topics import AGGREGATOR
+from provisioning.pki.certificates import (
+    BACKDATE,
+    fingerprint,
+    general_name,
+    load_certificate,
+    self_signed,
+    template,
+)
 from provisioning.pki.errors import PkiError
 from provisioning.pki.files import PUBLIC, write_file
 from provisioning.pki.keys import (
     check_name,
-    common_name,
     load_private_key,
     new_private_key,
     private_pem,
-    read_pem,
 )
-from provisioning.pki.ledger import Issued, Ledger, Role, format_time, load_ledger, locked, save_ledger
+from provisioning.pki.ledger import (
+    Issued,
+    Ledger,
+    Role,
+    format_time,
+    load_ledger,
+    locked,
+    parse_time,
+    save_ledger,
+)
 from provisioning.pki.requests import checked_public_key
 
-CA_DAYS = 3650
 CERTIFICATE_DAYS = 825  # the most that Apple's TLS accepts of a private authority; devices renew long before
 MAX_CERTIFICATE_DAYS = 1825
 CRL_DAYS = 3650  # an expired list would lock the whole fleet out; a new one is written at each revocation
-BACKDATE = timedelta(hours=1)  # a Pi has no clock until it has a network
 STAND_IN = timedelta(minutes=5)
-HostName = Annotated[str, Matches(r"(\*\.)?[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")]
+BROKER = "broker"  # common name of server certificates; who they are for stands in their host names
+RESERVED_NAMES = (AGGREGATOR, BROKER)
 
 
 class FleetCA:
@@ -104,7 +113,7 @@ class FleetCA:
         now = now or datetime.now(UTC)
         with locked(directory):
             key = new_private_key(directory / "ca.key")
-            write_file(directory / "ca.crt", _self_signed(key, fleet, now))
+            write_file(directory / "ca.crt", self_signed(key, fleet, now))
             save_ledger(directory / "ledger.json", Ledger(fleet))
             authority = cls(directory)
             authority._write_crl(Ledger(fleet), now)
@@ -116,7 +125,10 @@ class FleetCA:
         if not (directory / "ca.key").exists():
             raise PkiError(f"{directory} holds no authority; make one with: bramble-provision ca init")
         authority = cls(directory)
-        authority.ledger()
+        with locked(directory):
+            ledger = authority.ledger()
+            if authority._crl_number() != ledger.crl_number:  # a revocation was cut short
+                authority._write_crl(ledger, datetime.now(UTC))
         return authority
 
     def ledger(self) -> Ledger:
@@ -139,12 +151,14 @@ class FleetCA:
         """
         if role == "server":
             raise PkiError("server certificates are made by issue_server, with the host names they need")
-        if (expected_name == AGGREGATOR) != (role == "aggregator"):
+        if expected_name != AGGREGATOR if role == "aggregator" else expected_name in RESERVED_NAMES:
             raise PkiError(
-                f"the name {AGGREGATOR!r} is the server's own; no device may have it, nor it another"
+                f"the names {', '.join(RESERVED_NAMES)} are for the server's side, got {expected_name!r}"
             )
+        now = now or datetime.now(UTC)
+        end = self._end(days, now)
         key = checked_public_key(request, expected_name)
-        return self._issue(key, expected_name, role, days=days, now=now or datetime.now(UTC))
+        return self._issue(key, expected_name, role, now=now, end=end)
 
     def issue_server(
         self,
@@ -157,11 +171,11 @@ class FleetCA:
         """The broker's certificate (PEM) for its host names and IP addresses; its key is made if absent."""
         if not hosts:
             raise PkiError("a server certificate needs at least one host name or address")
-        names = [_general_name(host) for host in dict.fromkeys(hosts)]
+        names = [general_name(host) for host in dict.fromkeys(hosts)]
+        now = now or datetime.now(UTC)
+        end = self._end(days, now)  # before a key is written
         key = load_private_key(key_file) if key_file.exists() else new_private_key(key_file)
-        return self._issue(
-            key.public_key(), "broker", "server", days=days, now=now or datetime.now(UTC), hosts=names
-        )
+        return self._issue(key.public_key(), BROKER, "server", now=now, end=end, hosts=names)
 
     def revoke(self, name: str, *, now: datetime | None = None) -> tuple[Issued, ...]:
         """Revoke every certificate of `name` and write the list; return those that were still good."""
@@ -179,14 +193,6 @@ class FleetCA:
             self._write_crl(ledger, now)
         return good
 
-    def refresh_crl(self, *, now: datetime | None = None) -> None:
-        """Write the revocation list again, with a later expiry."""
-        with locked(self.directory):
-            ledger = self.ledger()
-            ledger = replace(ledger, crl_number=ledger.crl_number + 1)
-            save_ledger(self.ledger_file, ledger)
-            self._write_crl(ledger, now or datetime.now(UTC))
-
     def stand_in(self, name: str, *, now: datetime | None = None) -> tuple[bytes, bytes]:
         """A key and a certificate (PEM) in the name of a client, for `STAND_IN` and for this process only.
 
@@ -194,10 +200,18 @@ class FleetCA:
         """
         now = now or datetime.now(UTC)
         key = ec.generate_private_key(ec.SECP256R1())
-        builder = _template(self._certificate, key.public_key(), check_name(name), "device")
+        builder = template(self._certificate, key.public_key(), check_name(name), "device")
         builder = builder.not_valid_before(now - BACKDATE).not_valid_after(now + STAND_IN)
         certificate = builder.serial_number(x509.random_serial_number()).sign(self._key, hashes.SHA256())
         return private_pem(key), certificate.public_bytes(serialization.Encoding.PEM)
+
+    def _end(self, days: int, now: datetime) -> datetime:
+        """When a certificate made now for so many days ends: never after the authority itself."""
+        if not 1 <= days <= MAX_CERTIFICATE_DAYS:
+            raise PkiError(f"validity must be from 1 to {MAX_CERTIFICATE_DAYS} days, got {days}")
+        if self.not_after <= now:
+            raise PkiError(f"the authority expired on {format_time(self.not_after)}; make a new one")
+        return min(now + timedelta(days=days), self.not_after)
 
     def _issue(
         self,
@@ -205,16 +219,11 @@ class FleetCA:
         name: str,
         role: Role,
         *,
-        days: int,
         now: datetime,
+        end: datetime,
         hosts: Sequence[x509.GeneralName] = (),
     ) -> bytes:
-        if not 1 <= days <= MAX_CERTIFICATE_DAYS:
-            raise PkiError(f"validity must be from 1 to {MAX_CERTIFICATE_DAYS} days, got {days}")
-        end = min(now + timedelta(days=days), self.not_after)
-        if end <= now:
-            raise PkiError(f"the authority expired on {format_time(self.not_after)}; make a new one")
-        builder = _template(self._certificate, key, name, role).not_valid_before(now - BACKDATE)
+        builder = template(self._certificate, key, name, role).not_valid_before(now - BACKDATE)
         builder = builder.not_valid_after(end).serial_number(x509.random_serial_number())
         if hosts:
             builder = builder.add_extension(x509.SubjectAlternativeName(hosts), critical=False)
@@ -232,6 +241,14 @@ class FleetCA:
             save_ledger(self.ledger_file, replace(ledger, issued=(*ledger.issued, entry)))
         return certificate.public_bytes(serialization.Encoding.PEM)
 
+    def _crl_number(self) -> int | None:
+        """Number of the list on disk, None where there is none that can be read."""
+        try:
+            crl = x509.load_pem_x509_crl(self.crl_file.read_bytes())
+            return crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+        except (OSError, ValueError, x509.ExtensionNotFound):
+            return None
+
     def _write_crl(self, ledger: Ledger, now: datetime) -> None:
         builder = (
             x509.CertificateRevocationListBuilder()
@@ -243,87 +260,7 @@ class FleetCA:
         for entry in ledger.issued:
             if entry.revoked_at is not None:
                 revoked = x509.RevokedCertificateBuilder().serial_number(int(entry.serial, 16))
-                builder = builder.add_revoked_certificate(revoked.revocation_date(now).build())
+                revoked = revoked.revocation_date(parse_time(entry.revoked_at))
+                builder = builder.add_revoked_certificate(revoked.build())
         crl = builder.sign(self._key, hashes.SHA256())
         write_file(self.crl_file, crl.public_bytes(serialization.Encoding.PEM), mode=PUBLIC)
-
-
-def load_certificate(path: Path) -> x509.Certificate:
-    """One PEM certificate from its file."""
-    try:
-        return x509.load_pem_x509_certificate(read_pem(path))
-    except ValueError as exc:
-        raise PkiError(f"{path}: not a PEM certificate") from exc
-
-
-def fingerprint(certificate: x509.Certificate) -> str:
-    """SHA-256 of the certificate, hex."""
-    return hashlib.sha256(certificate.public_bytes(serialization.Encoding.DER)).hexdigest()
-
-
-def _self_signed(key: ec.EllipticCurvePrivateKey, fleet: str, now: datetime) -> bytes:
-    subject = x509.Name(
-        [
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, fleet),
-            x509.NameAttribute(NameOID.COMMON_NAME, "Bramble fleet authority"),
-        ]
-    )
-    public = key.public_key()
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(public)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - BACKDATE)
-        .not_valid_after(now + timedelta(days=CA_DAYS))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_key_usage(authority=True), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-    )
-    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-
-
-def _template(
-    issuer: x509.Certificate, key: ec.EllipticCurvePublicKey, name: str, role: Role
-) -> x509.CertificateBuilder:
-    usage = ExtendedKeyUsageOID.SERVER_AUTH if role == "server" else ExtendedKeyUsageOID.CLIENT_AUTH
-    issuer_key = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    return (
-        x509.CertificateBuilder()
-        .subject_name(common_name(name))
-        .issuer_name(issuer.subject)
-        .public_key(key)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(authority=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([usage]), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_key), critical=False
-        )
-    )
-
-
-def _key_usage(*, authority: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not authority,
-        key_cert_sign=authority,
-        crl_sign=authority,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-def _general_name(host: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(host))
-    except ValueError:
-        pass
-    try:
-        return x509.DNSName(host)
-    except (ValueError, RecordError) as exc:
-        raise PkiError(f"host name {host!r} is not one that a certificate can hold") from exc

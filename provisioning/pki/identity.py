@@ -10,7 +10,8 @@ from pathlib import Path
 from cryptography import x509
 
 from edge_client.wire.topics import AGGREGATOR
-from provisioning.pki.authority import FleetCA, fingerprint, load_certificate
+from provisioning.pki.authority import FleetCA
+from provisioning.pki.certificates import fingerprint, load_certificate
 from provisioning.pki.errors import PkiError
 from provisioning.pki.files import PUBLIC, write_file
 from provisioning.pki.keys import CA_FILE, CERTIFICATE_FILE, KEY_FILE, make_device_key_and_csr, read_pem

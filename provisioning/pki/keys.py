@@ -36,13 +36,18 @@ def common_name(name: str) -> x509.Name:
 def new_private_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """A new key in a new file of mode 0600; a key that is there already is never replaced."""
     key = ec.generate_private_key(ec.SECP256R1())
+    save_new_key(path, key)
+    return key
+
+
+def save_new_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
+    """Write a key to a new file of mode 0600."""
     try:
         write_new_file(path, private_pem(key), mode=PRIVATE)
     except FileExistsError as exc:
         raise PkiError(f"{path} exists; a key is never overwritten: move it away first") from exc
     except OSError as exc:
         raise PkiError(f"{path}: {exc.strerror or exc}") from exc
-    return key
 
 
 def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
