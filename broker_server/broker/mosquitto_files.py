@@ -1,6 +1,7 @@
 """mosquitto's configuration, generated: its defaults lose data silently (docs/adr/0003).
 
-Every line here is held by a test in ``tests/broker_server/test_broker_mosquitto.py``.
+Take a line away and a test in ``tests/broker_server/test_broker_mosquitto.py`` fails; the exceptions are the
+session expiry of a week and what only spells out a default.
 """
 
 from __future__ import annotations
