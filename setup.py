@@ -31,6 +31,7 @@ SERVER = [
     "scikit-learn>=1.4",
     "tensorflow>=2.19,<2.22",
     "tensorflow-model-optimization>=0.8,<0.9",
+    "tomli-w>=1",
     "tf-keras>=2.19,<2.22",
 ]
 

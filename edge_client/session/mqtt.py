@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 KEEPALIVE_S = 60  # with 128 KiB chunks the slowest link that works is 4.4 KB/s
 SESSION_EXPIRY_S = 7 * 24 * 3600  # a device that is off over a long week-end finds its session again
 CONNECT_TIMEOUT_S = 15.0  # TCP, TLS and CONNACK over a weak Wi-Fi
+PROBE_S = 5.0  # for an answer to MQTT 5: amqtt, which speaks 3.1.1 only, gives none at all
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 60.0
 INBOX_MESSAGES = 2000  # of at most 256 KiB each
 WINDOW = 4  # publishes on their way to the broker at a time when many are sent
@@ -335,10 +336,11 @@ def _speaks_mqtt5(address: BrokerAddress, client_id: str) -> bool:
 
     client = _base_client(address, client_id, "5")
     client.on_connect, client.on_disconnect = on_connect, on_disconnect
-    client.connect(address.host, address.port, keepalive=KEEPALIVE_S)
+    # With the session kept: a broker that names clients by their certificate gives the probe the real one.
+    client.connect(address.host, address.port, keepalive=KEEPALIVE_S, **_connect_options(client))
     client.loop_start()
     try:
-        answered.wait(CONNECT_TIMEOUT_S)
+        answered.wait(PROBE_S)
     finally:
         client.disconnect()
         client.loop_stop()

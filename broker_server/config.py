@@ -1,0 +1,147 @@
+"""The server's settings, ``server.toml``: read once, checked whole, paths relative to the file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+from compression.records import Between, Length, Matches, Record, RecordError
+from compression.spec import Augmentation, Label, Loss, Optimizer
+from compression.updates import PROFILES
+from edge_client.config import ConfigError, read_toml
+from edge_client.wire.messages import GateRule
+from edge_client.wire.topics import FleetName
+
+FilePath = Annotated[str, Length(1, 4096)]
+Seconds = Annotated[float, Between(0.0, 1e7)]
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerConfig(Record):
+    """Which broker, and where it listens. ``port`` 0 takes a free one."""
+
+    kind: Annotated[str, Length(1, 300)] = "auto"  # auto, embedded, mosquitto, mqtt://..., mqtts://...
+    port: Annotated[int, Between(0, 65535)] = 0
+    host: Annotated[str, Length(1, 253)] = "127.0.0.1"  # 0.0.0.0 to be reached from the network
+    names: tuple[Annotated[str, Length(1, 253)], ...] = ()  # under which devices know this machine
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig(Record):
+    """What is trained. ``name`` is a model of the zoo or ``module:function``."""
+
+    name: Annotated[str, Length(1, 200)] = "small_cnn"
+    kind: Literal["image", "table"] = "image"
+    height: Annotated[int, Between(8, 4096)] = 64  # pictures only, as the next two
+    width: Annotated[int, Between(8, 4096)] = 64
+    channels: Literal[1, 3] = 1
+    scaling: Literal["standard", "robust"] = "standard"  # tables only
+    classes: tuple[Label, ...] = ()  # empty: those that the devices have
+    loss: Loss | None = None  # None: binary for two classes, else categorical cross-entropy
+    optimizer: Optimizer = "adam"
+    batch_size: Annotated[int, Between(1, 4096)] = 16
+    seed: Annotated[int, Between(0, 1 << 32)] = 0
+    augmentation: Augmentation = Augmentation()
+
+
+@dataclass(frozen=True, slots=True)
+class RoundsConfig(Record):
+    """How the rounds go."""
+
+    rounds: Annotated[int, Between(1, 100_000)] = 15
+    epochs: Annotated[int, Between(1, 1000)] = 1
+    learning_rate: Annotated[float, Between(1e-9, 100.0)] = 1e-3
+    quorum: Annotated[int, Between(1, 4096)] = 2
+    wait_for: Annotated[int, Between(1, 4096)] = 2
+    wait_s: Seconds = 300.0
+    deadline_s: Seconds = 3600.0
+    grace_s: Seconds = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class CodecConfig(Record):
+    """How the weights' changes are coded in each direction; docs/update-codec.md lists the profiles."""
+
+    up: Annotated[str, Matches(r"[a-z0-9_-]{1,32}")] = "safe"
+    down: Annotated[str, Matches(r"[a-z0-9_-]{1,32}")] = "safe"
+
+    def __post_init__(self) -> None:
+        Record.__post_init__(self)
+        for name in (self.up, self.down):
+            if name not in PROFILES:
+                raise RecordError(f"CodecConfig: unknown profile {name!r}; known are {', '.join(PROFILES)}")
+
+
+@dataclass(frozen=True, slots=True)
+class DataConfig(Record):
+    """Examples that the server itself may see; all optional. ``kind:path`` as on the devices."""
+
+    evaluation: FilePath | None = None  # held-out examples for accuracy after each round
+    calibration: FilePath | None = None  # for full-integer models; without it they are dynamic-range
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseConfig(Record):
+    """The int8 model that is pushed when the rounds are done."""
+
+    enabled: bool = True
+    recipe: Literal["int8", "dynamic", "float32"] = "int8"
+    wait_s: Seconds = 600.0  # for the devices' reports
+    gate: GateRule = GateRule()
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig(Record):
+    """Everything the server needs to know."""
+
+    fleet: FleetName
+    state: FilePath = "state"
+    keys: FilePath = "keys"  # of the signing key
+    pki: FilePath = "pki"
+    max_examples: Annotated[int, Between(1, 1 << 40)] = 1_000_000  # a device's claim counts up to this
+    broker: BrokerConfig = BrokerConfig()
+    model: ModelConfig = ModelConfig()
+    rounds: RoundsConfig = RoundsConfig()
+    codec: CodecConfig = CodecConfig()
+    data: DataConfig = DataConfig()
+    release: ReleaseConfig = ReleaseConfig()
+
+    def __post_init__(self) -> None:
+        Record.__post_init__(self)
+        if self.rounds.wait_for < self.rounds.quorum:
+            raise RecordError(
+                f"ServerConfig: rounds.wait_for ({self.rounds.wait_for}) is less than "
+                f"rounds.quorum ({self.rounds.quorum})"
+            )
+
+
+def load_config(path: Path) -> ServerConfig:
+    """Read and check a settings file.
+
+    Raises:
+        ConfigError: naming the file, the key and the remedy.
+    """
+    config = read_toml(path, ServerConfig)
+    folder = path.resolve().parent
+    data = replace(
+        config.data,
+        evaluation=_anchored(config.data.evaluation, folder),
+        calibration=_anchored(config.data.calibration, folder),
+    )
+    return replace(
+        config,
+        data=data,
+        state=str(folder / config.state),
+        keys=str(folder / config.keys),
+        pki=str(folder / config.pki),
+    )
+
+
+def _anchored(source: str | None, folder: Path) -> str | None:
+    if source is None:
+        return None
+    kind, colon, where = source.partition(":")
+    if not colon:
+        raise ConfigError(f"data source {source!r}: expected kind:path, for example folder:images")
+    return f"{kind}:{folder / where}"

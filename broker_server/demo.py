@@ -1,0 +1,259 @@
+"""The whole of Bramble on one machine: real clients as processes, a real broker, real data.
+
+What is simulated is the hardware: the devices are processes on this host, and the report says so.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from broker_server.baselines import BaselineJob, run_baselines
+from broker_server.clients import ClientProcesses
+from broker_server.config import (
+    BrokerConfig,
+    CodecConfig,
+    DataConfig,
+    ModelConfig,
+    ReleaseConfig,
+    RoundsConfig,
+    ServerConfig,
+    load_config,
+)
+from broker_server.fleet import SETTINGS, create_fleet, device_settings, fleet_broker, write_settings
+from broker_server.report.observer import Note, RunObserver
+from broker_server.report.schema import RunReport
+from broker_server.results import CENTRALISED, Comparison, RunFacts, build_report
+from broker_server.server import Server
+from broker_server.simulation.demo_data import prepare_demo_data
+from broker_server.simulation.values import DemoData
+from edge_client.config import EdgeConfig
+from edge_client.data import DataSource
+from edge_client.data.arrays import open_npz
+from edge_client.health import cores
+from provisioning.pki.signing import load_signing_key
+
+MARKER = ".bramble-demo"  # a folder is only ever cleared if a demo made it
+FLEET = "demo"
+SEED = 7
+START_TIMEOUT_S = 60.0
+EDGE_VALIDATION_FRACTION = (
+    0.2  # as edge.toml's default: a client alone trains on what it trains on in the fleet
+)
+
+
+class DemoError(RuntimeError):
+    """The demonstration cannot be run as asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class DemoOptions:
+    """What the command line chose; None takes what suits the data set."""
+
+    dataset: str = "wisconsin"
+    devices: int | None = None
+    rounds: int | None = None
+    partition: str | None = None
+    model: str | None = None
+    broker: str = "auto"
+    out: Path = Path("bramble-demo")
+    epochs: int | None = None
+    learning_rate: float | None = None
+    codec: str | None = None
+    seed: int = SEED
+    baselines: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Settings that suit a kind of data, measured on the examples (docs/demo.md)."""
+
+    model: str
+    rounds: int
+    epochs: int
+    learning_rate: float
+    batch_size: int
+    partition: str | None
+
+
+TABLE = Recipe(
+    "small_mlp", rounds=15, epochs=2, learning_rate=3e-3, batch_size=16, partition="sizes:35,25,22,18"
+)
+IMAGES = Recipe("small_cnn", rounds=15, epochs=1, learning_rate=1e-3, batch_size=16, partition=None)
+SMALL_SET = 2000  # pictures: below this an epoch is a few steps only, and the demo takes several a round
+SMALL_SET_EPOCHS = 3
+
+
+def run_demo(options: DemoOptions, observer: RunObserver, stop: threading.Event) -> RunReport:
+    """Run a fleet from nothing to the closing report.
+
+    Raises:
+        DemoError, DataError, ConfigError, BrokerError, RunError: one line that says why.
+    """
+    started = time.time()
+    folder = _fresh_folder(options.out)
+    observer.note(Note(f"dealing out {options.dataset}"))
+    data = prepare_demo_data(
+        options.dataset,
+        devices=options.devices,
+        partition=options.partition or _default_partition(options),
+        directory=folder,
+        seed=options.seed,
+    )
+    create_fleet(folder, demo_config(options, data))
+    settings = folder / SETTINGS
+    config = load_config(settings)
+    with fleet_broker(config, folder) as broker:
+        config = replace(config, broker=replace(config.broker, port=broker.server_address().port))
+        write_settings(settings, config)
+        observer.note(Note(broker.describe()))
+        server = Server(config, broker, observer)
+        key = load_signing_key(Path(config.keys)).public_hex
+        clients = [
+            _write_client(folder, device_settings(config, broker, key, client.name, _resolved(client.source)))
+            for client in data.clients
+        ]
+        with ClientProcesses(clients) as processes:
+            _run_server(server, processes, stop)
+    comparison = _compare(server, data, config, observer) if options.baselines else Comparison()
+    facts = RunFacts(
+        dataset=options.dataset,
+        partition=options.partition or _default_partition(options) or "iid",
+        description=data.description,
+        broker=broker.describe(),
+        started=started,
+        simulated=True,
+    )
+    return build_report(server.stages, config, facts, comparison)
+
+
+def demo_config(options: DemoOptions, data: DemoData) -> ServerConfig:
+    """The settings of the demonstration's fleet."""
+    recipe = TABLE if data.kind == "table" else IMAGES
+    devices = len(data.clients)
+    height, width, channels = _picture_shape(data) if data.kind == "image" else (64, 64, 1)
+    examples = sum(sum(client.counts.values()) for client in data.clients)
+    epochs = SMALL_SET_EPOCHS if data.kind == "image" and examples < SMALL_SET else recipe.epochs
+    codec = options.codec or "safe"
+    return ServerConfig(
+        fleet=FLEET,
+        broker=BrokerConfig(kind=options.broker),
+        model=ModelConfig(
+            name=options.model or recipe.model,
+            kind=data.kind,
+            height=height,
+            width=width,
+            channels=channels,
+            classes=data.classes,
+            batch_size=recipe.batch_size,
+            seed=options.seed,
+        ),
+        rounds=RoundsConfig(
+            rounds=options.rounds or recipe.rounds,
+            epochs=options.epochs or epochs,
+            learning_rate=options.learning_rate or recipe.learning_rate,
+            quorum=max(1, devices // 2),
+            wait_for=devices,
+            wait_s=START_TIMEOUT_S,
+            deadline_s=600.0,
+            grace_s=10.0,
+        ),
+        codec=CodecConfig(up=codec, down=codec),
+        data=DataConfig(
+            evaluation=_resolved(data.test),
+            calibration=_resolved(data.calibration) if data.calibration else None,
+        ),
+        release=ReleaseConfig(wait_s=60.0),
+    )
+
+
+def _picture_shape(data: DemoData) -> tuple[int, int, Literal[1, 3]]:
+    """Arrays keep their own size up to 64x64; files of any size become 64x64 grey."""
+    source = data.clients[0].source
+    if source.kind != "npz":
+        return 64, 64, 1
+    _, height, width, *channels = open_npz(source.path).entries[0].shape
+    return min(height, 64), min(width, 64), 3 if channels == [3] else 1
+
+
+def _default_partition(options: DemoOptions) -> str | None:
+    """Unequal hospitals for the table, equal ones otherwise."""
+    if options.dataset == "wisconsin" and options.devices in (None, 4):
+        return TABLE.partition
+    return None
+
+
+def _fresh_folder(folder: Path) -> Path:
+    """An empty folder; an earlier demonstration there is replaced, anything else is left alone."""
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / MARKER).exists():
+            raise DemoError(f"{folder} is not empty and no demonstration made it: choose another --out")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARKER).touch()
+    return folder.resolve()
+
+
+def _resolved(source: DataSource) -> str:
+    return f"{source.kind}:{source.path.resolve()}"
+
+
+def _write_client(folder: Path, config: EdgeConfig) -> Path:
+    path = folder / config.name / "edge.toml"
+    write_settings(path, config)
+    return path
+
+
+def _run_server(server: Server, clients: ClientProcesses, stop: threading.Event) -> None:
+    """Run the server; give up early if no client can even start."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(1.0):
+            if len(clients.failed()) == clients.count and not server.heard_of_devices():
+                stop.set()
+                return
+
+    watcher = threading.Thread(target=watch, name="clients", daemon=True)
+    watcher.start()
+    try:
+        server.run(stop)
+    finally:
+        done.set()
+    if stop.is_set() and len(clients.failed()) == clients.count:
+        log_file = next(iter(clients.failed())).parent / "log.txt"
+        last = log_file.read_text(errors="replace").strip().splitlines()[-1:] or ["no log"]
+        raise DemoError(f"no client could start: {last[0]} ({log_file})")
+
+
+def _compare(server: Server, data: DemoData, config: ServerConfig, observer: RunObserver) -> Comparison:
+    """Train the same program on everything at once, and by each client alone."""
+    observer.note(Note("training the baselines: all data in one place, and each client alone"))
+    stages = server.stages
+    epochs = config.rounds.rounds * config.rounds.epochs
+    everything = BaselineJob(
+        name=CENTRALISED,
+        bundle=str(stages.artefacts.path(stages.bundle_ref.digest)),
+        weights=str(stages.artefacts.path(stages.versions.first.full.digest)),
+        train=_resolved(data.train),
+        test=_resolved(data.test),
+        epochs=epochs,
+        learning_rate=config.rounds.learning_rate,
+        seed=config.model.seed,
+    )
+    alone = [
+        replace(
+            everything,
+            name=client.name,
+            train=_resolved(client.source),
+            validation_fraction=EDGE_VALIDATION_FRACTION,
+        )
+        for client in data.clients
+    ]
+    jobs = [everything, *alone]
+    results = run_baselines(jobs, workers=max(1, cores()))
+    return Comparison(centralised=results.pop(CENTRALISED), local=results, epochs=epochs)

@@ -1,0 +1,86 @@
+"""From a model's name and the fleet's data to the training bundle, and the model on the server's side.
+
+TensorFlow lives here and in the rooms below; it is imported when the first model is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from broker_server.config import ModelConfig
+from broker_server.models import build_model
+from compression.spec import ImageInput, Loss, TableInput, TrainableBundle, Weights
+from edge_client.data import DataSource, LocalData, batches, load_data
+from edge_client.data.catalogue import Progress
+from edge_client.training import LiteRTTrainer
+from edge_client.wire.evaluation import EvaluationSums
+
+
+def choose_loss(config: ModelConfig, classes: Sequence[str]) -> Loss:
+    """The loss asked for, or the usual one for this number of classes."""
+    if config.loss:
+        return config.loss
+    return "binary_crossentropy" if len(classes) == 2 else "categorical_crossentropy"
+
+
+def image_input(config: ModelConfig) -> ImageInput:
+    """The pictures' size and channels as configured."""
+    return ImageInput(height=config.height, width=config.width, channels=config.channels)
+
+
+def compile_program(
+    config: ModelConfig, input: ImageInput | TableInput, classes: Sequence[str]
+) -> tuple[TrainableBundle, Weights]:
+    """Build the model and compile its training program; with it come the first weights."""
+    from compression.trainable import compile_trainable  # TensorFlow: several seconds
+
+    model = seeded_model(config, input.shape, len(classes))
+    result = compile_trainable(
+        model,
+        name=config.name,
+        input=input,
+        classes=classes,
+        loss=choose_loss(config, classes),
+        optimizer=config.optimizer,
+        batch_size=config.batch_size,
+        augmentation=config.augmentation,
+    )
+    return result.bundle, result.weights
+
+
+def seeded_model(config: ModelConfig, shape: Sequence[int], classes: int) -> Any:
+    """The Keras model of the settings; the same seed gives the same first weights."""
+    import tensorflow as tf
+
+    tf.keras.utils.set_random_seed(config.seed)
+    return build_model(config.name, shape, classes)
+
+
+class Evaluator:
+    """How weights do on the server's own examples, by the program that the devices run."""
+
+    def __init__(self, bundle: TrainableBundle, source: str, *, progress: Progress | None = None) -> None:
+        spec = bundle.spec
+        self._trainer = LiteRTTrainer(bundle)
+        self._data = load_data(
+            DataSource.parse(source),
+            spec.input,
+            spec.classes,
+            validation_fraction=0.0,
+            seed=0,
+            progress=progress,
+        )
+
+    def __call__(self, weights: Weights) -> EvaluationSums:
+        """Evaluate float32 weights."""
+        self._trainer.set_weights(weights)
+        return self._trainer.evaluate(batches(self._data, every_example(self._data), self._trainer.spec))
+
+
+def every_example(data: LocalData) -> npt.NDArray[np.int64]:
+    """Positions of all examples that could be read, whatever their split."""
+    return np.sort(np.concatenate([data.train_index, data.validation_index, data.test_index]))

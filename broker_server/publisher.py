@@ -1,0 +1,104 @@
+"""The server's voice: signed messages, and the chunks of what it has announced.
+
+A device may ask for chunks of announced blobs only: other devices' updates lie in the same store.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable
+
+from edge_client.session.blobs import BlobStore
+from edge_client.session.mqtt import Session, SessionError, packet_bytes
+from edge_client.wire.blobs import BlobRef, split
+from edge_client.wire.errors import WireError
+from edge_client.wire.frame import encode
+from edge_client.wire.messages import BlobRequest, Chunk, Message, Release, Task
+from edge_client.wire.signing import Signer
+from edge_client.wire.topics import CHUNK, MESSAGE, RELEASE, TASK, Topics
+
+log = logging.getLogger(__name__)
+
+ACK_TIMEOUT_S = 30.0
+
+
+class Publisher:
+    """Publishes for one fleet and counts the bytes for each device."""
+
+    def __init__(self, session: Session, topics: Topics, signer: Signer, artefacts: BlobStore) -> None:
+        self._session = session
+        self._topics = topics
+        self._signer = signer
+        self._artefacts = artefacts
+        self._announced: dict[str, BlobRef] = {}
+        self._broadcast: set[str] = set()
+        self._to_all = 0
+        self._to_device: Counter[str] = Counter()
+
+    def task(self, task: Task, *, broadcast: Iterable[BlobRef] = ()) -> None:
+        """Publish a task, retained, and broadcast once what most devices will want of it."""
+        self._announce(task)
+        self._to_everyone(TASK, task)
+        self._broadcast_once(broadcast)
+
+    def release(self, release: Release) -> None:
+        """Publish a release, retained, and broadcast its model once."""
+        self._announce(release)
+        self._announced[release.model.digest] = release.model
+        self._to_everyone(RELEASE, release)
+        self._broadcast_once([release.model])
+
+    def tell(self, device: str, message: Message) -> None:
+        """Publish a signed message for one device; one that cannot be sent is asked for again."""
+        topic = self._topics.down(device, MESSAGE)
+        try:
+            self._publish(topic, encode(message, topic=topic, signer=self._signer), device)
+        except SessionError as exc:
+            log.info("%s: %s", device, exc)
+
+    def send_chunks(self, device: str, request: BlobRequest) -> None:
+        """Send a device the chunks it asks for; raise `WireError` if they were never announced."""
+        ref = self._announced.get(request.blob)
+        if ref is None or max(request.chunks) >= ref.count:
+            raise WireError(f"{device} asks for chunks that were not announced")
+        parts = split(self._artefacts.read(ref))
+        topic = self._topics.down(device, CHUNK)
+        for index in request.chunks:
+            self._publish(topic, encode(Chunk(blob=ref.digest, index=index), parts[index]), device)
+
+    def take_bytes(self) -> tuple[int, Counter[str]]:
+        """Bytes of PUBLISH packets that every device read, and that single devices did, since last asked."""
+        taken = self._to_all, self._to_device
+        self._to_all, self._to_device = 0, Counter()
+        return taken
+
+    def _announce(self, manifest: Task | Release) -> None:
+        refs = [manifest.bundle] if manifest.bundle else []
+        if manifest.weights:
+            refs += [manifest.weights.full, *(step.blob for step in manifest.weights.steps)]
+        self._announced |= {ref.digest: ref for ref in refs}
+
+    def _to_everyone(self, channel: str, message: Message) -> None:
+        topic = self._topics.all(channel)
+        self._publish(topic, encode(message, topic=topic, signer=self._signer), None, retain=True)
+
+    def _broadcast_once(self, refs: Iterable[BlobRef]) -> None:
+        topic = self._topics.all(CHUNK)
+        for ref in refs:
+            if ref.digest in self._broadcast:
+                continue
+            frames = [
+                encode(Chunk(blob=ref.digest, index=index), part)
+                for index, part in enumerate(split(self._artefacts.read(ref)))
+            ]
+            self._session.publish_many(((topic, frame) for frame in frames), timeout_s=ACK_TIMEOUT_S)
+            self._to_all += sum(packet_bytes(topic, frame) for frame in frames)
+            self._broadcast.add(ref.digest)
+
+    def _publish(self, topic: str, frame: bytes, device: str | None, *, retain: bool = False) -> None:
+        self._session.publish(topic, frame, retain=retain)
+        if device is None:
+            self._to_all += packet_bytes(topic, frame)
+        else:
+            self._to_device[device] += packet_bytes(topic, frame)

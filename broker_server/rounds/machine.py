@@ -1,0 +1,212 @@
+"""The course of a run as a state machine without I/O: (state, event) -> (state, commands).
+
+A run is a list of stages. Each stage publishes a task to a cohort, waits for results, and closes with
+those that came. The machine decides when to start, whom to ask, whom to stop waiting for, and whether
+what came is enough; everything that touches the network, the disk or a clock is outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+StageKind = Literal["statistics", "train", "evaluate"]
+Phase = Literal["gathering", "starting", "working", "closing", "finished"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One task of a run; ``round`` counts the training rounds from 1 and is 0 before them."""
+
+    kind: StageKind
+    round: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """When a stage starts and ends. Times in seconds."""
+
+    quorum: int  # results without which a stage is tried again
+    wait_for: int  # devices to wait for before the first stage ...
+    wait_s: float  # ... but no longer than this once the quorum is there
+    deadline_s: float  # of a stage
+    grace_s: float  # how long a device of the cohort may be away before it is no longer waited for
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """Where a run stands."""
+
+    stages: tuple[Stage, ...]
+    index: int = 0
+    phase: Phase = "gathering"
+    since: float = 0.0  # when the phase began
+    number: int = 0  # of the task at work
+    cohort: frozenset[str] = frozenset()
+    reported: frozenset[str] = frozenset()
+    failed: Mapping[str, str] = field(default_factory=dict)  # device: reason
+    online: frozenset[str] = frozenset()
+    away_since: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def stage(self) -> Stage | None:
+        """The stage at work; None when all are done."""
+        return self.stages[self.index] if self.index < len(self.stages) else None
+
+    @property
+    def outstanding(self) -> frozenset[str]:
+        """Devices of the cohort from which nothing has come."""
+        return self.cohort - self.reported - frozenset(self.failed)
+
+
+# ---- events ----
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A device is connected and fit to take part."""
+
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A device is gone."""
+
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The task that `StartStage` asked for is published."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """A result is durable, or the device says it failed."""
+
+    device: str
+    task: int
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The stage that `CloseStage` asked for is aggregated and durable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed."""
+
+
+Event = Joined | Left | Started | Reported | Closed | Tick
+
+
+# ---- commands ----
+
+
+@dataclass(frozen=True, slots=True)
+class StartStage:
+    """Publish this task to this cohort, then say `Started`."""
+
+    stage: Stage
+    cohort: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CloseStage:
+    """Aggregate what came, then say `Closed`."""
+
+    stage: Stage
+    number: int
+    devices: tuple[str, ...]
+    dropped: Mapping[str, str]  # device: why nothing of it is in
+
+
+@dataclass(frozen=True, slots=True)
+class RetryStage:
+    """Too little came: the stage starts again with the devices that are there then.
+
+    Results that were accepted stay: their devices have already let go of them.
+    """
+
+    stage: Stage
+    number: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FinishRun:
+    """All stages are closed."""
+
+
+Command = StartStage | CloseStage | RetryStage | FinishRun
+
+
+def step(state: RunState, event: Event, rules: Rules, now: float) -> tuple[RunState, tuple[Command, ...]]:
+    """One step; ``now`` in seconds from any fixed point, never going back."""
+    before, state = state.phase, _noted(state, event, now)
+    if state.phase == "finished":
+        return state, () if before == "finished" else (FinishRun(),)
+    if state.phase == "gathering":
+        return _maybe_start(state, rules, now)
+    if state.phase == "working":
+        return _maybe_close(state, rules, now)
+    return state, ()
+
+
+def _noted(state: RunState, event: Event, now: float) -> RunState:
+    match event:
+        case Joined(device):
+            away = {name: at for name, at in state.away_since.items() if name != device}
+            return replace(state, online=state.online | {device}, away_since=away)
+        case Left(device):
+            away = dict(state.away_since)
+            away.setdefault(device, now)
+            return replace(state, online=state.online - {device}, away_since=away)
+        case Started(number) if state.phase == "starting":
+            away = dict.fromkeys(state.cohort - state.online, now)
+            return replace(state, phase="working", since=now, number=number, away_since=away)
+        case Reported(device, task, problem) if state.phase == "working" and task == state.number:
+            if device not in state.cohort:
+                return state
+            if problem is None:
+                return replace(state, reported=state.reported | {device})
+            return replace(state, failed={**state.failed, device: problem})
+        case Closed() if state.phase == "closing":
+            following = replace(_gathering(state, now), index=state.index + 1, reported=frozenset())
+            return following if following.stage else replace(following, phase="finished")
+    return state
+
+
+def _gathering(state: RunState, now: float) -> RunState:
+    return replace(state, phase="gathering", since=now, cohort=frozenset(), failed={})
+
+
+def _maybe_start(state: RunState, rules: Rules, now: float) -> tuple[RunState, tuple[Command, ...]]:
+    here = len(state.online | state.reported)
+    waited = now - state.since >= rules.wait_s
+    enough = here >= rules.wait_for or (here >= rules.quorum and (waited or state.index > 0))
+    cohort = tuple(sorted(state.online - state.reported))
+    if not (enough and cohort and state.stage):
+        return state, ()
+    started = replace(state, phase="starting", since=now, cohort=frozenset(cohort))
+    return started, (StartStage(state.stage, cohort),)
+
+
+def _maybe_close(state: RunState, rules: Rules, now: float) -> tuple[RunState, tuple[Command, ...]]:
+    late = now - state.since >= rules.deadline_s
+    gone = {name for name in state.outstanding if now - state.away_since.get(name, now) >= rules.grace_s}
+    if state.outstanding - gone and not late:
+        return state, ()
+    stage = state.stages[state.index]
+    if len(state.reported) < rules.quorum:
+        reason = f"{len(state.reported)} of the {rules.quorum} results needed"
+        return _gathering(state, now), (RetryStage(stage, state.number, reason),)
+    dropped = dict(state.failed) | {name: "away" if name in gone else "late" for name in state.outstanding}
+    closing = CloseStage(stage, state.number, tuple(sorted(state.reported)), dropped)
+    return replace(state, phase="closing", since=now), (closing,)

@@ -1,0 +1,218 @@
+"""The ledger: what has happened in a fleet, in SQLite, so that a killed server goes on where it was.
+
+One file in WAL mode, synchronous FULL: when a call returns, a power cut cannot take it back. Rows hold
+records as canonical JSON (`compression.records`); payloads lie beside it by content hash.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from compression.records import Record, dumps, loads
+from edge_client.wire.messages import Hello, Release, ReleaseReport, Result, Task
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS devices (
+    name TEXT PRIMARY KEY, hello TEXT NOT NULL, first_seen REAL NOT NULL, last_seen REAL NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS tasks (
+    number INTEGER PRIMARY KEY, stage INTEGER NOT NULL, task TEXT NOT NULL, published REAL NOT NULL,
+    closed INTEGER NOT NULL DEFAULT 0) STRICT;
+CREATE TABLE IF NOT EXISTS results (
+    task INTEGER NOT NULL REFERENCES tasks (number), device TEXT NOT NULL, stage INTEGER NOT NULL,
+    result TEXT NOT NULL, received REAL NOT NULL, PRIMARY KEY (task, device)) STRICT;
+CREATE UNIQUE INDEX IF NOT EXISTS one_result_a_stage ON results (stage, device);
+CREATE TABLE IF NOT EXISTS versions (version INTEGER PRIMARY KEY, record TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS rounds (round INTEGER PRIMARY KEY, record TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS incidents (
+    at REAL NOT NULL, who TEXT NOT NULL, what TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS releases (version INTEGER PRIMARY KEY, release TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS release_reports (
+    version INTEGER NOT NULL, device TEXT NOT NULL, report TEXT NOT NULL,
+    PRIMARY KEY (version, device)) STRICT;
+"""
+MAX_RECORD_BYTES = 64 << 20
+R = TypeVar("R", bound=Record)
+
+
+class LedgerError(RuntimeError):
+    """The ledger cannot be opened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """Something went wrong and was dealt with."""
+
+    at: float  # seconds since 1970
+    who: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    """A task as published."""
+
+    task: Task
+    stage: int
+    published: float  # seconds since 1970
+    closed: bool
+
+
+class Ledger:
+    """The fleet's history. One process at a time; one thread."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=1.0)
+            self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._db.executescript(SCHEMA)
+        except sqlite3.OperationalError as exc:
+            raise LedgerError(f"{path}: {exc}; is another server using this fleet?") from exc
+        except sqlite3.DatabaseError as exc:
+            raise LedgerError(f"{path} is not a ledger: {exc}") from exc
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    # ---- facts ----
+
+    def fact(self, name: str) -> str | None:
+        """A single named value."""
+        row = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return row[0] if row else None
+
+    def set_fact(self, name: str, value: str) -> None:
+        """Keep a single named value."""
+        self._db.execute("REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+    # ---- devices ----
+
+    def keep_hello(self, device: str, hello: Hello, now: float) -> None:
+        """A device has introduced itself."""
+        self._db.execute(
+            "INSERT INTO devices VALUES (?, ?, ?, ?) "
+            "ON CONFLICT (name) DO UPDATE SET hello = excluded.hello, last_seen = excluded.last_seen",
+            (device, _text(hello), now, now),
+        )
+
+    def devices(self) -> dict[str, Hello]:
+        """The latest introduction of every device ever seen."""
+        rows = self._db.execute("SELECT name, hello FROM devices ORDER BY name")
+        return {name: _record(Hello, text) for name, text in rows}
+
+    # ---- tasks and results ----
+
+    def keep_task(self, task: Task, stage: int, now: float) -> None:
+        """A task is about to be published."""
+        self._db.execute("INSERT INTO tasks VALUES (?, ?, ?, ?, 0)", (task.number, stage, _text(task), now))
+
+    def last_task(self) -> TaskRow | None:
+        """The newest task."""
+        row = self._db.execute(
+            "SELECT task, stage, published, closed FROM tasks ORDER BY number DESC LIMIT 1"
+        ).fetchone()
+        return TaskRow(_record(Task, row[0]), row[1], row[2], bool(row[3])) if row else None
+
+    def close_task(self, number: int) -> None:
+        """No result of this task counts any more."""
+        self._db.execute("UPDATE tasks SET closed = 1 WHERE number = ?", (number,))
+
+    def keep_result(self, task: int, device: str, stage: int, result: Result, now: float) -> None:
+        """A result counts from now on. A device counts once a stage: a second one is an `IntegrityError`."""
+        self._db.execute(
+            "INSERT INTO results VALUES (?, ?, ?, ?, ?)", (task, device, stage, _text(result), now)
+        )
+
+    def has_result(self, task: int, device: str) -> bool:
+        """Whether this device's result of this task counts."""
+        query = "SELECT 1 FROM results WHERE task = ? AND device = ?"
+        return self._db.execute(query, (task, device)).fetchone() is not None
+
+    def results(self, stage: int) -> dict[str, Result]:
+        """The results that count for a stage, by device in order of name."""
+        rows = self._db.execute(
+            "SELECT device, result FROM results WHERE stage = ? ORDER BY device", (stage,)
+        )
+        return {device: _record(Result, text) for device, text in rows}
+
+    # ---- versions, rounds, incidents ----
+
+    def keep_version(self, version: int, record: Record) -> None:
+        """A version of the weights is complete."""
+        self._db.execute("INSERT INTO versions VALUES (?, ?)", (version, _text(record)))
+
+    def versions(self, cls: type[R]) -> dict[int, R]:
+        """All versions of the weights in order."""
+        rows = self._db.execute("SELECT version, record FROM versions ORDER BY version")
+        return {version: _record(cls, text) for version, text in rows}
+
+    def keep_round(self, number: int, record: Record) -> None:
+        """What a round came to; a later evaluation may complete it."""
+        self._db.execute("REPLACE INTO rounds VALUES (?, ?)", (number, _text(record)))
+
+    def rounds(self, cls: type[R]) -> dict[int, R]:
+        """All rounds in order."""
+        rows = self._db.execute("SELECT round, record FROM rounds ORDER BY round")
+        return {number: _record(cls, text) for number, text in rows}
+
+    def note(self, now: float, who: str, what: str) -> None:
+        """Something went wrong and was dealt with."""
+        self._db.execute("INSERT INTO incidents VALUES (?, ?, ?)", (now, who, what))
+
+    def incidents(self) -> list[Incident]:
+        """What went wrong, in order."""
+        return [
+            Incident(*row) for row in self._db.execute("SELECT at, who, what FROM incidents ORDER BY rowid")
+        ]
+
+    # ---- releases ----
+
+    def keep_release(self, release: Release) -> None:
+        """A model is about to be published."""
+        self._db.execute("INSERT INTO releases VALUES (?, ?)", (release.version, _text(release)))
+
+    def last_release(self) -> Release | None:
+        """The newest release."""
+        row = self._db.execute("SELECT release FROM releases ORDER BY version DESC LIMIT 1").fetchone()
+        return _record(Release, row[0]) if row else None
+
+    def keep_release_report(self, device: str, report: ReleaseReport) -> None:
+        """What became of a release on a device; the newest word counts."""
+        self._db.execute(
+            "REPLACE INTO release_reports VALUES (?, ?, ?)", (report.version, device, _text(report))
+        )
+
+    def release_reports(self, version: int) -> Mapping[str, ReleaseReport]:
+        """What became of a release, by device."""
+        rows = self._db.execute(
+            "SELECT device, report FROM release_reports WHERE version = ? ORDER BY device", (version,)
+        )
+        return {device: _record(ReleaseReport, text) for device, text in rows}
+
+
+def _text(record: Record) -> str:
+    return dumps(record).decode()
+
+
+def _record(cls: type[R], text: str) -> R:
+    return loads(cls, text.encode(), max_bytes=MAX_RECORD_BYTES)

@@ -1,0 +1,110 @@
+"""The fleet's weights: the current version, and the steps that lead to it.
+
+Both directions are coded with error feedback. The server keeps what the coding of a step left out and
+adds it to the next; what devices hold is therefore exactly what the server holds, bit for bit, and
+its digest says so.
+"""
+
+from __future__ import annotations
+
+from broker_server.records import VersionRecord
+from broker_server.store.ledger import Ledger
+from compression.spec import (
+    ModelSpec,
+    Weights,
+    check_weights,
+    pack_weights,
+    unpack_weights,
+    weights_digest,
+)
+from compression.updates import CodecProfile, pack_model, unpack_model, with_feedback
+from edge_client.session.blobs import BlobStore
+from edge_client.wire.messages import MAX_CHAIN, DeltaRef, WeightsRef
+
+
+class Versions:
+    """The line of versions of one training bundle."""
+
+    def __init__(self, ledger: Ledger, artefacts: BlobStore, spec: ModelSpec, bundle_digest: str) -> None:
+        self._ledger = ledger
+        self._artefacts = artefacts
+        self._spec = spec
+        self._bundle_digest = bundle_digest
+        self._records = ledger.versions(VersionRecord)
+        self._weights: Weights | None = None
+
+    @property
+    def latest(self) -> VersionRecord:
+        """The newest version."""
+        return self._records[max(self._records)]
+
+    @property
+    def first(self) -> VersionRecord:
+        """Version 0, before any training."""
+        return self._records[min(self._records)]
+
+    @property
+    def weights(self) -> Weights:
+        """The newest version's weights, as every up-to-date device holds them."""
+        if self._weights is None:
+            self._weights = unpack_model(self._artefacts.read(self.latest.full), self._spec.tensors)
+        return self._weights
+
+    def begin(self, weights: Weights) -> None:
+        """Make version 0, unless a run before this one has got further."""
+        if self._records:
+            return
+        check_weights(weights, self._spec)
+        full = self._artefacts.put(pack_model(weights))
+        self.commit(VersionRecord(version=0, digest=weights_digest(weights), full=full), weights)
+
+    def advance(
+        self, delta: Weights, profile: CodecProfile, round_number: int
+    ) -> tuple[VersionRecord, Weights]:
+        """Code a step by `delta` and write its files; nothing counts before `commit`."""
+        before = self.latest
+        encoded, residual = with_feedback(
+            delta,
+            self._residual(before),
+            profile,
+            model_digest=self._bundle_digest,
+            round_number=round_number,
+        )
+        weights = {name: array + encoded.sent[name] for name, array in self.weights.items()}
+        check_weights(weights, self._spec)
+        digest = weights_digest(weights)
+        step = DeltaRef(
+            from_digest=before.digest, to_digest=digest, blob=self._artefacts.put(encoded.payload)
+        )
+        record = VersionRecord(
+            version=before.version + 1,
+            digest=digest,
+            full=self._artefacts.put(pack_model(weights)),
+            step=step,
+            residual=self._artefacts.put(pack_weights(residual)),
+        )
+        return record, weights
+
+    def commit(self, record: VersionRecord, weights: Weights) -> None:
+        """Make a version the newest one."""
+        self._ledger.keep_version(record.version, record)
+        self._records[record.version] = record
+        self._weights = weights
+
+    def reference(self) -> WeightsRef:
+        """The newest version for a manifest: whole, and as steps while these are the shorter way."""
+        latest = self.latest
+        steps: list[DeltaRef] = []
+        size = 0
+        for version in sorted(self._records, reverse=True)[:MAX_CHAIN]:
+            step = self._records[version].step
+            if step is None or size + step.blob.size >= latest.full.size:
+                break
+            size += step.blob.size
+            steps.insert(0, step)
+        return WeightsRef(version=latest.version, digest=latest.digest, full=latest.full, steps=tuple(steps))
+
+    def _residual(self, record: VersionRecord) -> Weights | None:
+        if record.residual is None:
+            return None
+        return unpack_weights(self._artefacts.read(record.residual), self._spec)

@@ -1,0 +1,335 @@
+"""The edge client: one device of the fleet, from its connection to its receipts.
+
+One thread does everything in turn; the MQTT library's own thread only fills the session's inbox, so
+the connection stays alive while the device trains. Every exchange has its answer end to end: what is
+not answered is sent again, and everything sent again is harmless.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import random
+import secrets
+import threading
+import time
+from collections import deque
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from edge_client import health
+from edge_client.config import EdgeConfig
+from edge_client.data import DataSource, summarise
+from edge_client.releases import Installer
+from edge_client.runtime import runtime_name, runtime_version
+from edge_client.session.blobs import BlobError, BlobStore
+from edge_client.session.downloads import Downloads
+from edge_client.session.mqtt import ConnectionChange, Incoming, LastWill, Session, SessionError
+from edge_client.state import DeviceState
+from edge_client.training import TrainingError
+from edge_client.wire.blobs import split
+from edge_client.wire.errors import WireError
+from edge_client.wire.frame import Envelope, decode, encode
+from edge_client.wire.messages import (
+    Chunk,
+    Grant,
+    Hello,
+    Message,
+    Presence,
+    Receipt,
+    Release,
+    Result,
+    Task,
+)
+from edge_client.wire.signing import Verifier
+from edge_client.wire.topics import CHUNK, MESSAGE, RELEASE, STATUS, TASK, Topics
+from edge_client.work import Outcome, TaskCancelledError, TaskError, Workshop, wanted_blobs
+
+log = logging.getLogger(__name__)
+
+INLINE_BYTES = 64 * 1024  # a payload up to this travels inside its result: no grant, one message
+ACK_TIMEOUT_S = 60.0  # one chunk at 4.4 KB/s takes half of this
+OFFER_RETRY_S, LAST_OFFER_RETRY_S = 5.0, 120.0  # between offers of a result without a receipt
+GIVE_UP_S = 120.0  # on a receipt, once a newer task waits and the server is there
+IDLE_S = 30.0  # longest sleep; wakes for messages
+
+
+class Agent:
+    """One device. `run` returns when `stop` is set."""
+
+    def __init__(self, config: EdgeConfig) -> None:
+        self._config = config
+        self._topics = Topics(config.fleet)
+        self._verifier = Verifier(config.server_key)
+        self._state = DeviceState(Path(config.state))
+        self._blobs = BlobStore(Path(config.state) / "blobs")
+        self._rng = random.Random()  # noqa: S311 - spreads retries, guards nothing
+        self._downloads = Downloads(self._blobs, self._rng)
+        self._workshop = Workshop(config, self._state, self._blobs)
+        self._installer = Installer(self._state, self._blobs, self._workshop)
+        self._source = DataSource.parse(config.data.source, label_column=config.data.label_column)
+        self._summary = summarise(
+            self._source, validation_fraction=config.data.validation_fraction, seed=config.data.seed
+        )
+        self._process = secrets.token_hex(8)
+        self._session = Session(
+            config.broker,
+            config.name,
+            self._topics.device_filters(config.name),
+            will=LastWill(
+                self._topics.up(config.name, STATUS),
+                encode(Presence(state="offline", session=self._process)),
+            ),
+        )
+        self._backlog: deque[Incoming | ConnectionChange] = deque()
+        self._task: Task | None = None
+        self._release: Release | None = None
+        self._offer_at = 0.0
+        self._offer_retry_s = OFFER_RETRY_S
+        self._give_up_at: float | None = None
+        self._stop = threading.Event()
+
+    def run(self, stop: threading.Event) -> None:
+        """Take part in the fleet until told to stop."""
+        self._stop = stop
+        with self._session:
+            log.info("%s: connecting to %s", self._config.name, self._config.broker)
+            while not stop.is_set():
+                self._step()
+            self._say_goodbye()
+
+    # ---- one turn of the loop ----
+
+    def _step(self) -> None:
+        item = self._backlog.popleft() if self._backlog else self._session.receive(self._sleep_s())
+        try:
+            if isinstance(item, ConnectionChange):
+                self._on_connection(item)
+            elif item is not None:
+                self._on_message(item)
+            if self._session.connected:
+                self._request_chunks()
+                self._advance()
+        except WireError as exc:
+            log.warning("ignored a message on %s: %s", getattr(item, "topic", "?"), exc)
+        except BlobError as exc:
+            log.warning("%s", exc)
+        except SessionError as exc:
+            log.info("%s; will try again", exc)
+
+    def _sleep_s(self) -> float:
+        now = time.monotonic()
+        due = [now + IDLE_S]
+        if (request := self._downloads.next_due()) is not None:
+            due.append(request)
+        if self._state.pending:
+            due.append(self._offer_at)
+        wait = max(0.0, min(due) - now) if self._session.connected else 1.0
+        return min(wait, 1.0)  # SIGTERM sets an event that nothing here waits on
+
+    def _on_connection(self, change: ConnectionChange) -> None:
+        if not change.connected:
+            log.info("not connected: %s", change.reason)
+            return
+        log.info("connected")
+        self._send(Presence(state="online", session=self._process), STATUS, retain=True)
+        self._send(self._hello(), MESSAGE)
+        self._downloads.reconnected(time.monotonic())
+        self._offer_at = 0.0
+
+    def _on_message(self, incoming: Incoming) -> None:
+        channel = incoming.topic.rsplit("/", 1)[-1]
+        if channel == CHUNK:
+            self._on_chunk(decode(incoming.payload))
+            return
+        message = decode(incoming.payload, topic=incoming.topic, verifier=self._verifier).message
+        if channel == TASK and isinstance(message, Task):
+            self._on_task(message)
+        elif channel == RELEASE and isinstance(message, Release):
+            self._on_release(message)
+        elif channel == MESSAGE and isinstance(message, Grant):
+            self._on_grant(message)
+        elif channel == MESSAGE and isinstance(message, Receipt):
+            self._on_receipt(message)
+        else:
+            raise WireError(f"{type(message).__name__} does not belong on channel {channel[:20]!r}")
+
+    def _on_chunk(self, envelope: Envelope) -> None:
+        chunk = envelope.message
+        if not isinstance(chunk, Chunk):
+            raise WireError(f"{type(chunk).__name__} does not belong on a chunk channel")
+        self._downloads.on_chunk(chunk.blob, chunk.index, envelope.body, time.monotonic())
+
+    # ---- tasks ----
+
+    def _on_task(self, task: Task) -> None:
+        if task.fleet != self._config.fleet:
+            raise WireError(f"task of fleet {task.fleet}")
+        known = max(self._state.memory.task, self._task.number if self._task else 0)
+        if task.number <= known:
+            return  # retained, or replayed
+        self._task = task if self._config.name in task.cohort else None
+        self._downloads.forget_all()
+        if self._task is None:
+            return
+        log.info("task %d: %s, round %d", task.number, task.kind, task.round)
+        if self._give_up_at is None and self._state.pending:
+            self._give_up_at = time.monotonic() + GIVE_UP_S
+        self._want(task)
+
+    def _want(self, work: Task | Release) -> bool:
+        """Fetch what a task or release needs; True when all of it is here."""
+        held = self._state.memory.weights_digest
+        if work.bundle and work.bundle.digest != self._state.memory.bundle:
+            held = ""
+        refs = wanted_blobs(work.bundle, work.weights, held)
+        if isinstance(work, Release):
+            refs.append(work.model)
+        return all([self._downloads.want(ref, time.monotonic()) for ref in refs])
+
+    def _advance(self) -> None:
+        """Do the next thing that can be done: settle a result, carry out a task, install a release."""
+        if pending := self._state.pending:
+            self._offer(pending.result, pending.payload)
+        elif self._task is not None:
+            if self._want(self._task):
+                self._carry_out(self._task)
+        elif self._release is not None and self._want(self._release):
+            self._install(self._release)
+
+    def _carry_out(self, task: Task) -> None:
+        try:
+            outcome = self._workshop.perform(task, self._must_stop)
+        except TaskCancelledError:
+            log.info("task %d: interrupted", task.number)
+            if not self._stop.is_set():
+                self._task = None
+            return
+        except (TaskError, TrainingError, MemoryError, ValueError, OSError) as exc:
+            log.exception("task %d failed", task.number)
+            outcome = Outcome(Result(task=task.number, status="failed", reason=str(exc)[:500]))
+        self._task = None
+        self._state.keep_pending(outcome.result, outcome.payload, outcome.residual)
+        self._offer_at, self._offer_retry_s, self._give_up_at = 0.0, OFFER_RETRY_S, None
+        self._blobs.keep_only(self._blobs_in_use(task))
+        self._advance()
+
+    def _must_stop(self) -> bool:
+        """Between two batches: is it over, or is there a newer task?"""
+        while (item := self._session.receive(0)) is not None:
+            self._backlog.append(item)
+        return self._stop.is_set() or any(
+            isinstance(item, Incoming) and item.topic == self._topics.all(TASK) and self._is_newer(item)
+            for item in self._backlog
+        )
+
+    def _is_newer(self, item: Incoming) -> bool:
+        try:
+            message = decode(item.payload, topic=item.topic, verifier=self._verifier).message
+        except WireError:
+            return False
+        return isinstance(message, Task) and message.number > (self._task.number if self._task else 0)
+
+    @staticmethod
+    def _blobs_in_use(task: Task) -> list[str]:
+        return [ref.digest for ref in (task.bundle,) if ref]
+
+    # ---- results ----
+
+    def _offer(self, result: Result, payload: bytes) -> None:
+        now = time.monotonic()
+        if self._give_up_at is not None and now > self._give_up_at:
+            log.warning("task %d: no receipt, the result is given up", result.task)
+            self._state.settle(accepted=False)
+            self._give_up_at = None
+            return
+        if now < self._offer_at:
+            return
+        self._offer_at = now + self._offer_retry_s * self._rng.uniform(0.75, 1.25)
+        self._offer_retry_s = min(2 * self._offer_retry_s, LAST_OFFER_RETRY_S)
+        self._send(result, MESSAGE, body=payload if len(payload) <= INLINE_BYTES else b"")
+
+    def _on_grant(self, grant: Grant) -> None:
+        pending = self._state.pending
+        if pending is None or pending.result.task != grant.task:
+            return
+        ref = pending.result.payload
+        if ref is None or ref.digest != grant.blob or max(grant.chunks) >= ref.count:
+            raise WireError("a grant for chunks that this device does not have")
+        parts = split(pending.payload)
+        topic = self._topics.up(self._config.name, CHUNK)
+        self._offer_at = time.monotonic() + self._offer_retry_s
+        self._session.publish_many(
+            ((topic, encode(Chunk(blob=ref.digest, index=i), parts[i])) for i in grant.chunks),
+            timeout_s=ACK_TIMEOUT_S,
+        )
+
+    def _on_receipt(self, receipt: Receipt) -> None:
+        pending = self._state.pending
+        if pending is None or pending.result.task != receipt.task:
+            return
+        log.info(
+            "task %d: %s", receipt.task, "accepted" if receipt.accepted else f"refused: {receipt.reason}"
+        )
+        self._state.settle(accepted=receipt.accepted)
+        self._give_up_at = None
+
+    # ---- releases ----
+
+    def _on_release(self, release: Release) -> None:
+        if release.fleet != self._config.fleet:
+            raise WireError(f"release of fleet {release.fleet}")
+        memory = self._state.memory
+        if release.version == memory.release and memory.release_report is not None:
+            self._send(memory.release_report, MESSAGE)  # the server asks again: it did not hear
+        elif release.version > memory.release and (not release.cohort or self._config.name in release.cohort):
+            self._release = release
+            self._want(release)
+
+    def _install(self, release: Release) -> None:
+        report = self._installer.install(release)
+        self._release = None
+        self._state.remember(replace(self._state.memory, release=release.version, release_report=report))
+        log.info("release %d: %s (%s)", release.version, report.outcome, report.reason)
+        self._send(report, MESSAGE)
+
+    # ---- sending ----
+
+    def _request_chunks(self) -> None:
+        for request in self._downloads.due(time.monotonic()):
+            self._send(request, MESSAGE)
+
+    def _send(self, message: Message, channel: str, *, body: bytes = b"", retain: bool = False) -> None:
+        topic = self._topics.up(self._config.name, channel)
+        self._session.publish(topic, encode(message, body), retain=retain)
+
+    def _hello(self) -> Hello:
+        return Hello(
+            session=self._process,
+            version=_own_version(),
+            architecture=health.architecture(),
+            board=health.board(),
+            python=platform.python_version(),
+            runtime=f"{runtime_name()} {runtime_version()}",
+            cores=health.cores(),
+            memory_mb=health.memory_mb(),
+            data=self._summary,
+            health=health.health(self._state.directory),
+            model_version=self._installer.active_version(),
+        )
+
+    def _say_goodbye(self) -> None:
+        try:
+            topic = self._topics.up(self._config.name, STATUS)
+            farewell = encode(Presence(state="offline", session=self._process))
+            self._session.publish(topic, farewell, retain=True, timeout_s=2.0)
+        except SessionError:
+            log.info("left without a goodbye: the broker will send the last will")
+
+
+def _own_version() -> str:
+    try:
+        return version("bramble")
+    except PackageNotFoundError:
+        return "unreleased"

@@ -1,0 +1,120 @@
+"""``bramble-edge``: the device's side of the fleet."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+
+from compression.records import RecordError, to_plain
+from edge_client.config import EXAMPLE, ConfigError, EdgeConfig, load_config
+from edge_client.data import DataError, DataSource, summarise
+from edge_client.runtime import RuntimeMissingError
+from edge_client.session.address import AddressError
+from edge_client.state import StateError
+
+EXPECTED = (ConfigError, DataError, AddressError, RuntimeMissingError, StateError, RecordError, OSError)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        command: Callable[[argparse.Namespace], int] = arguments.command
+        return command(arguments)
+    except EXPECTED as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bramble-edge",
+        description="Take part in a Bramble fleet: train on this device's own data, run the fleet's model.",
+        epilog="example: bramble-edge run --config /etc/bramble/edge.toml",
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    run = _command(
+        commands,
+        "run",
+        _run,
+        "take part in the fleet until stopped (SIGTERM or Ctrl-C)",
+        f"a settings file:\n\n{EXAMPLE}\nexample: bramble-edge run --config edge.toml",
+    )
+    run.add_argument("-v", "--verbose", action="store_true", help="also say what happens in detail")
+    check = _command(
+        commands,
+        "check",
+        _check,
+        "read the settings and the data, and say what the server would be told; connects to nothing",
+        "example: bramble-edge check --config edge.toml --json",
+    )
+    check.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    function: Callable[[argparse.Namespace], int],
+    summary: str,
+    epilog: str,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--config", type=Path, default=Path("edge.toml"), help="settings file (default: %(default)s)"
+    )
+    parser.set_defaults(command=function)
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    logging.basicConfig(
+        level=logging.DEBUG if arguments.verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+        stream=sys.stderr,
+    )
+    config = load_config(arguments.config)
+    from edge_client.agent import Agent  # loads the TFLite runtime: after the settings proved good
+
+    stop = threading.Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    Agent(config).run(stop)
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    config: EdgeConfig = load_config(arguments.config)
+    source = DataSource.parse(config.data.source, label_column=config.data.label_column)
+    summary = summarise(source, validation_fraction=config.data.validation_fraction, seed=config.data.seed)
+    if arguments.json:
+        print(json.dumps(to_plain(summary), indent=2))
+        return 0
+    print(f"{config.name} of fleet {config.fleet}, broker {config.broker}")
+    for field in dataclasses.fields(summary):
+        print(f"{field.name:20} {getattr(summary, field.name)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

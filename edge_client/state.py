@@ -1,0 +1,153 @@
+"""What a device remembers across reboots: one directory, every file replaced atomically.
+
+::
+
+    state.json          the newest task and release, the version of the weights held
+    weights.bin         the fleet's weights of that version (`compression.spec.pack_weights`)
+    residual.bin        error feedback: what compression has kept back so far
+    pending/result.json a result without a receipt (written last: it makes the others count)
+    pending/payload.bin its payload
+    pending/residual.bin the residual that holds once it is accepted
+
+Error feedback survives each way an update can end. Accepted: the pending residual becomes the
+residual. Refused, or the round aborted: it is dropped and the old one stands. Power lost between
+coding and receipt: the same bytes are offered again, and the server, which counts a device once a
+task, repeats its receipt.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from compression.records import Record, RecordError, dumps, loads
+from compression.spec import ModelSpec, SpecError, Weights, pack_weights, unpack_weights, weights_digest
+from edge_client.files import sync_directory, write_atomically
+from edge_client.wire.messages import Number, ReleaseReport, Result
+
+MAX_STATE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Memory(Record):
+    """The small facts. Numbers only grow; the server's signature vouches for where they came from."""
+
+    task: Number = 0  # the newest task that was carried out
+    bundle: str = ""  # digest of the training bundle that weights and residual belong to
+    weights_version: Number = 0
+    weights_digest: str = ""
+    release: Number = 0  # the newest release that was decided on
+    release_report: ReleaseReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A result that the server has not yet acknowledged."""
+
+    result: Result
+    payload: bytes
+
+
+class DeviceState:
+    """The state directory of one device."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "pending").mkdir(exist_ok=True)
+        self._memory = self._read_memory()
+        self._pending = self._read_pending()
+
+    @property
+    def memory(self) -> Memory:
+        """The small facts."""
+        return self._memory
+
+    def remember(self, memory: Memory) -> None:
+        """Keep new facts."""
+        if memory != self._memory:
+            write_atomically(self.directory / "state.json", dumps(memory))
+            self._memory = memory
+
+    # ---- weights ----
+
+    def use_bundle(self, digest: str) -> None:
+        """Weights and residual belong to one bundle: with another one they are dropped."""
+        if self._memory.bundle == digest:
+            return
+        for name in ("weights.bin", "residual.bin"):
+            (self.directory / name).unlink(missing_ok=True)
+        self.settle(accepted=False)
+        self.remember(replace(self._memory, bundle=digest, weights_version=0, weights_digest=""))
+
+    def weights(self, spec: ModelSpec) -> Weights | None:
+        """The fleet's weights as last received; None if there are none or the disk has damaged them."""
+        with contextlib.suppress(OSError, SpecError):
+            weights = unpack_weights((self.directory / "weights.bin").read_bytes(), spec)
+            if weights_digest(weights) == self._memory.weights_digest:
+                return weights
+        return None
+
+    def keep_weights(self, version: int, digest: str, weights: Weights) -> None:
+        """Replace the fleet's weights."""
+        write_atomically(self.directory / "weights.bin", pack_weights(weights))
+        self.remember(replace(self._memory, weights_version=version, weights_digest=digest))
+
+    def residual(self, spec: ModelSpec) -> Weights | None:
+        """What compression has kept back; None at the start."""
+        with contextlib.suppress(OSError, SpecError):
+            return unpack_weights((self.directory / "residual.bin").read_bytes(), spec)
+        return None
+
+    # ---- the result on its way ----
+
+    def keep_pending(self, result: Result, payload: bytes, residual: Weights | None) -> None:
+        """Write a result down before it leaves the device."""
+        folder = self.directory / "pending"
+        if residual is None:
+            (folder / "residual.bin").unlink(missing_ok=True)
+        else:
+            write_atomically(folder / "residual.bin", pack_weights(residual))
+        write_atomically(folder / "payload.bin", payload)
+        write_atomically(folder / "result.json", dumps(result))
+        self._pending = Pending(result, payload)
+        self.remember(replace(self._memory, task=result.task))
+
+    @property
+    def pending(self) -> Pending | None:
+        """The result without a receipt, if any."""
+        return self._pending
+
+    def _read_pending(self) -> Pending | None:
+        folder = self.directory / "pending"
+        with contextlib.suppress(OSError, RecordError):
+            result = loads(Result, (folder / "result.json").read_bytes(), max_bytes=MAX_STATE_BYTES)
+            return Pending(result, (folder / "payload.bin").read_bytes())
+        return None
+
+    def settle(self, *, accepted: bool) -> None:
+        """The pending result has its receipt, or never will."""
+        self._pending = None
+        folder = self.directory / "pending"
+        residual = folder / "residual.bin"
+        if accepted and residual.exists():
+            residual.replace(self.directory / "residual.bin")
+            sync_directory(self.directory)
+        (folder / "result.json").unlink(missing_ok=True)
+        sync_directory(folder)
+        for name in ("residual.bin", "payload.bin"):
+            (folder / name).unlink(missing_ok=True)
+
+    def _read_memory(self) -> Memory:
+        path = self.directory / "state.json"
+        if not path.exists():
+            return Memory()
+        try:
+            return loads(Memory, path.read_bytes(), max_bytes=MAX_STATE_BYTES)
+        except RecordError as exc:
+            raise StateError(f"{path} is damaged ({exc}); remove it to start afresh") from exc
+
+
+class StateError(RuntimeError):
+    """The state directory cannot be used."""

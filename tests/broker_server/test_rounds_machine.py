@@ -1,0 +1,197 @@
+"""The round machine: decisions known by hand, and invariants over any course of events."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from broker_server.rounds.machine import (
+    Closed,
+    CloseStage,
+    Command,
+    Event,
+    FinishRun,
+    Joined,
+    Left,
+    Reported,
+    RetryStage,
+    Rules,
+    RunState,
+    Stage,
+    Started,
+    StartStage,
+    Tick,
+    step,
+)
+
+RULES = Rules(quorum=2, wait_for=3, wait_s=60.0, deadline_s=100.0, grace_s=10.0)
+STAGES = (Stage("train", 1), Stage("train", 2), Stage("evaluate", 2))
+
+
+class Course:
+    """Feeds events at given times and keeps the commands."""
+
+    def __init__(self, rules: Rules = RULES) -> None:
+        self.rules = rules
+        self.state = RunState(STAGES)
+        self.commands: list[Command] = []
+
+    def feed(self, now: float, *events: Event) -> list[Command]:
+        new: list[Command] = []
+        for event in events:
+            self.state, commands = step(self.state, event, self.rules, now)
+            new += commands
+        self.commands += new
+        return new
+
+    def working(self, *devices: str, number: int = 7) -> Course:
+        self.feed(0.0, *[Joined(device) for device in devices])
+        if not self.commands:
+            self.feed(self.rules.wait_s, Tick())
+        self.feed(0.0, Started(number))
+        return self
+
+
+def test_a_run_waits_for_the_devices_it_was_told_to_expect() -> None:
+    course = Course()
+    assert course.feed(0.0, Joined("a"), Joined("b")) == []
+    assert course.feed(1.0, Joined("c")) == [StartStage(STAGES[0], ("a", "b", "c"))]
+
+
+def test_after_the_waiting_time_the_quorum_is_enough() -> None:
+    course = Course()
+    course.feed(0.0, Joined("a"), Joined("b"))
+    assert course.feed(59.0, Tick()) == []
+    assert course.feed(60.0, Tick()) == [StartStage(STAGES[0], ("a", "b"))]
+
+
+def test_without_a_quorum_nothing_starts_however_long_it_takes() -> None:
+    course = Course()
+    course.feed(0.0, Joined("a"))
+    assert course.feed(1e6, Tick()) == []
+
+
+def test_a_stage_closes_when_all_have_reported_and_the_next_begins() -> None:
+    course = Course().working("a", "b", "c")
+    assert course.feed(1.0, Reported("a", 7), Reported("b", 7)) == []
+    closing = course.feed(2.0, Reported("c", 7))
+    assert closing == [CloseStage(STAGES[0], 7, ("a", "b", "c"), {})]
+    assert course.feed(3.0, Closed()) == [StartStage(STAGES[1], ("a", "b", "c"))]
+
+
+def test_a_device_that_stays_away_is_dropped_after_the_grace() -> None:
+    course = Course().working("a", "b", "c")
+    course.feed(1.0, Reported("a", 7), Reported("b", 7), Left("c"))
+    assert course.feed(10.9, Tick()) == []
+    assert course.feed(11.0, Tick()) == [CloseStage(STAGES[0], 7, ("a", "b"), {"c": "away"})]
+
+
+def test_a_device_that_comes_back_is_waited_for() -> None:
+    course = Course().working("a", "b", "c")
+    course.feed(1.0, Reported("a", 7), Reported("b", 7), Left("c"))
+    course.feed(5.0, Joined("c"))
+    assert course.feed(50.0, Tick()) == []
+    assert course.feed(51.0, Reported("c", 7)) == [CloseStage(STAGES[0], 7, ("a", "b", "c"), {})]
+
+
+def test_the_deadline_drops_stragglers() -> None:
+    course = Course().working("a", "b", "c")
+    course.feed(1.0, Reported("a", 7), Reported("b", 7))
+    assert course.feed(100.0, Tick()) == [CloseStage(STAGES[0], 7, ("a", "b"), {"c": "late"})]
+
+
+def test_failures_do_not_hold_a_stage_up() -> None:
+    course = Course().working("a", "b", "c")
+    closing = course.feed(1.0, Reported("a", 7), Reported("b", 7), Reported("c", 7, "diverged"))
+    assert closing == [CloseStage(STAGES[0], 7, ("a", "b"), {"c": "diverged"})]
+
+
+def test_below_the_quorum_a_stage_is_tried_again_and_keeps_what_it_accepted() -> None:
+    course = Course().working("a", "b", "c")
+    course.feed(1.0, Reported("a", 7))
+    retry = course.feed(100.0, Tick())
+    assert isinstance(retry[0], RetryStage)
+    assert course.feed(101.0, Tick()) == [StartStage(STAGES[0], ("b", "c"))]  # a has reported
+    course.feed(101.0, Started(8))
+    closing = course.feed(102.0, Reported("b", 8), Reported("c", 8))
+    assert closing == [CloseStage(STAGES[0], 8, ("a", "b", "c"), {})]
+
+
+def test_results_of_other_tasks_and_strangers_do_not_count() -> None:
+    course = Course().working("a", "b", "c")
+    course.feed(1.0, Reported("a", 6), Reported("x", 7))
+    assert course.state.reported == frozenset()
+
+
+def test_a_run_finishes_once() -> None:
+    course = Course().working("a", "b", "c")
+    for number in (7, 8, 9):
+        course.feed(1.0, *[Reported(device, number) for device in "abc"])
+        course.feed(1.0, Closed(), Started(number + 1))
+    assert course.state.phase == "finished"
+    assert [c for c in course.commands if isinstance(c, FinishRun)] == [FinishRun()]
+    assert course.feed(2.0, Tick(), Joined("d")) == []
+
+
+def test_a_restarted_server_gives_the_cohort_time_to_come_back() -> None:
+    state = replace(
+        RunState(STAGES),
+        phase="working",
+        number=7,
+        since=1000.0,
+        cohort=frozenset("abc"),
+        reported=frozenset("ab"),
+        away_since={"c": 1000.0},
+    )
+    assert step(state, Tick(), RULES, 1009.0)[1] == ()
+    assert step(state, Tick(), RULES, 1010.0)[1] == (CloseStage(STAGES[0], 7, ("a", "b"), {"c": "away"}),)
+
+
+names = st.sampled_from("abcd")
+events = st.one_of(
+    st.builds(Joined, names),
+    st.builds(Left, names),
+    st.builds(Reported, names, st.integers(1, 12), st.none() | st.just("broken")),
+    st.just(Tick()),
+)
+
+
+@given(course=st.lists(st.tuples(st.floats(0, 30), events), max_size=60), quorum=st.integers(1, 3))
+@settings(max_examples=300, deadline=None)
+def test_whatever_happens_no_result_is_lost_or_counted_twice(
+    course: list[tuple[float, Event]], quorum: int
+) -> None:
+    rules = replace(RULES, quorum=quorum)
+    state, now, number = RunState(STAGES), 0.0, 0
+    accepted: set[tuple[int, str]] = set()
+    closed: list[tuple[int, str]] = []
+    for wait, event in course:
+        now += wait
+        if isinstance(event, Reported) and event.problem is None and event.task == state.number:
+            if state.phase == "working" and event.device in state.cohort:
+                accepted.add((state.index, event.device))
+        pending = [event]
+        while pending:
+            state, commands = step(state, pending.pop(0), rules, now)
+            for command in commands:
+                if isinstance(command, StartStage):
+                    assert command.cohort, "a task for nobody"
+                    number += 1
+                    pending.append(Started(number))
+                elif isinstance(command, CloseStage):
+                    assert len(command.devices) >= quorum
+                    assert not set(command.devices) & set(command.dropped)
+                    closed += [(state.index, device) for device in command.devices]
+                    pending.append(Closed())
+    assert len(closed) == len(set(closed))
+    finished = {entry for entry in accepted if entry[0] < state.index}
+    assert finished == set(closed)
+
+
+@pytest.mark.parametrize("phase", ["starting", "closing"])
+def test_while_the_server_is_at_work_time_changes_nothing(phase: str) -> None:
+    state = replace(RunState(STAGES), phase=phase, cohort=frozenset("ab"))
+    assert step(state, Tick(), RULES, 1e9) == (state, ())

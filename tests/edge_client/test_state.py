@@ -1,0 +1,135 @@
+"""A device's state: what survives a reboot, and what each way an update can end does to the residual."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from compression.spec import ImageInput, ModelSpec, TensorSpec, weights_digest
+from edge_client.files import write_atomically
+from edge_client.state import DeviceState, Memory, StateError
+from edge_client.wire.blobs import BlobRef
+from edge_client.wire.messages import Result
+
+SPEC = ModelSpec("m", ImageInput(8, 8), ("a", "b"), (TensorSpec("w", (2, 3)),))
+
+
+def weights(value: float) -> dict[str, np.ndarray]:
+    return {"w": np.full((2, 3), value, np.float32)}
+
+
+def result(task: int = 5) -> Result:
+    return Result(task=task, status="done", payload=BlobRef.of(b"payload"))
+
+
+def residual_of(state: DeviceState) -> float | None:
+    held = state.residual(SPEC)
+    return None if held is None else float(held["w"][0, 0])
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> DeviceState:
+    state = DeviceState(tmp_path)
+    state.use_bundle("b" * 64)
+    state.keep_pending(result(4), b"payload", weights(1.0))
+    state.settle(accepted=True)
+    return state
+
+
+def reopened(state: DeviceState) -> DeviceState:
+    return DeviceState(state.directory)
+
+
+def test_accepted_the_pending_residual_becomes_the_residual(state: DeviceState) -> None:
+    state.keep_pending(result(), b"payload", weights(2.0))
+    assert residual_of(state) == 1.0  # not yet
+    state.settle(accepted=True)
+    assert residual_of(state) == residual_of(reopened(state)) == 2.0
+    assert reopened(state).pending is None
+
+
+def test_refused_the_old_residual_stands(state: DeviceState) -> None:
+    state.keep_pending(result(), b"payload", weights(2.0))
+    state.settle(accepted=False)
+    assert residual_of(state) == residual_of(reopened(state)) == 1.0
+
+
+def test_after_a_reboot_the_same_bytes_are_offered(state: DeviceState) -> None:
+    state.keep_pending(result(), b"payload", weights(2.0))
+    again = reopened(state)
+    assert again.pending is not None
+    assert (again.pending.result, again.pending.payload) == (result(), b"payload")
+    assert again.memory.task == 5
+    again.settle(accepted=True)
+    assert residual_of(reopened(state)) == 2.0
+
+
+def test_a_reboot_between_the_two_steps_of_settling_changes_nothing(state: DeviceState) -> None:
+    state.keep_pending(result(), b"payload", weights(2.0))
+    (state.directory / "pending" / "residual.bin").replace(state.directory / "residual.bin")
+    again = reopened(state)  # the power went before result.json was removed
+    assert again.pending is not None
+    again.settle(accepted=True)
+    assert residual_of(again) == 2.0
+
+
+def test_a_reboot_before_the_result_is_written_leaves_no_pending(state: DeviceState) -> None:
+    write_atomically(state.directory / "pending" / "residual.bin", b"half")
+    again = reopened(state)
+    assert again.pending is None
+    assert residual_of(again) == 1.0
+
+
+def test_a_result_without_a_residual_never_takes_an_old_one(state: DeviceState) -> None:
+    state.keep_pending(result(5), b"payload", weights(2.0))
+    state.settle(accepted=False)
+    write_atomically(state.directory / "pending" / "residual.bin", b"left behind")
+    state.keep_pending(result(6), b"", None)
+    state.settle(accepted=True)
+    assert residual_of(state) == 1.0
+
+
+def test_another_bundle_starts_afresh(state: DeviceState) -> None:
+    state.keep_weights(3, weights_digest(weights(7.0)), weights(7.0))
+    state.keep_pending(result(), b"payload", weights(2.0))
+    state.use_bundle("c" * 64)
+    assert state.pending is None
+    assert state.residual(SPEC) is None
+    assert state.weights(SPEC) is None
+    assert state.memory.weights_digest == ""
+
+
+def test_weights_damaged_on_disk_are_not_used(state: DeviceState) -> None:
+    state.keep_weights(3, weights_digest(weights(7.0)), weights(7.0))
+    assert state.weights(SPEC) is not None
+    (state.directory / "weights.bin").write_bytes(bytes(24))
+    assert reopened(state).weights(SPEC) is None
+
+
+def test_facts_survive(state: DeviceState) -> None:
+    state.remember(replace(state.memory, release=9))
+    assert reopened(state).memory.release == 9
+    assert Memory().release == 0
+
+
+def test_a_damaged_state_file_is_said_with_the_remedy(state: DeviceState) -> None:
+    (state.directory / "state.json").write_text("{}x")
+    with pytest.raises(StateError, match="remove it to start afresh"):
+        reopened(state)
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+
+    def no_space(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("edge_client.files.os.fsync", no_space)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
