@@ -54,7 +54,13 @@ class RoundDisplay:
 
     def __enter__(self) -> RoundDisplay:
         if self._console.is_terminal and not self._console.is_dumb_terminal:
-            self._live = Live(self, console=self._console, refresh_per_second=REFRESH_HZ, transient=True)
+            self._live = Live(
+                self,
+                console=self._console,
+                refresh_per_second=REFRESH_HZ,
+                transient=True,
+                redirect_stdout=not self._console.stderr,  # standard output may be carrying JSON
+            )
             self._live.start()
         return self
 

@@ -24,6 +24,7 @@ Word = Annotated[str, Length(1, 200)]
 Sentence = Annotated[str, Length(1, 2000)]
 Share = Annotated[float, Between(0, 1)]
 Amount = Annotated[float, Between(0, 1e18)]
+Ratio = Annotated[float, Between(1e-9, 1e18)]
 Count = Annotated[int, Between(0, 1 << 53)]
 Confusion = Annotated[tuple[tuple[Count, ...], ...], Length(0, MAX_CLASSES)]
 
@@ -152,8 +153,8 @@ class ByteFigures(Record):
     float32_per_client_round: Count | None = None
     up_per_client_round: Amount | None = None
     down_per_client_round: Amount | None = None
-    ratio_up: Amount | None = None
-    ratio_down: Amount | None = None
+    ratio_up: Ratio | None = None
+    ratio_down: Ratio | None = None
     up_total: Count | None = None
     down_total: Count | None = None
     counted: Sentence | None = None
@@ -171,8 +172,8 @@ class ByteFigures(Record):
             float32_per_client_round=float32_bytes,
             up_per_client_round=up_mean,
             down_per_client_round=down_mean,
-            ratio_up=float32_bytes / up_mean if up_mean else None,
-            ratio_down=float32_bytes / down_mean if down_mean else None,
+            ratio_up=float32_bytes / up_mean if up_mean and float32_bytes else None,
+            ratio_down=float32_bytes / down_mean if down_mean and float32_bytes else None,
             up_total=up,
             down_total=down,
             counted=counted,

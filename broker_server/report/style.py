@@ -106,7 +106,7 @@ footer { margin-top: 3rem; font-size: .875rem; color: var(--quiet) }
 @media print {
   body { max-width: none; padding: 0; font-size: 10pt }
   h2, h3 { break-after: avoid }
-  figure, tr, li, .tiles { break-inside: avoid }
+  figure, tr, li, .tiles, .table { break-inside: avoid }
   .tiles { grid-template-columns: repeat(4, 1fr) }
   .pairs { grid-template-columns: 1fr 1fr }
   .scroll { overflow: visible }

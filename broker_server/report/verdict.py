@@ -36,7 +36,7 @@ def wilson_interval(accuracy: float, examples: int) -> tuple[float, float]:
     centre = (accuracy + z2 / (2 * examples)) / (1 + z2 / examples)
     spread = math.sqrt(accuracy * (1 - accuracy) / examples + z2 / (4 * examples * examples))
     half = Z_95 * spread / (1 + z2 / examples)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return min(accuracy, max(0.0, centre - half)), max(accuracy, min(1.0, centre + half))  # rounding
 
 
 def verdict(report: RunReport) -> tuple[Finding, ...]:
