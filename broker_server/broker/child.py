@@ -114,14 +114,23 @@ class ChildProcess:
         return "\n".join(lines[-LOG_TAIL_LINES:])
 
     def _watch(self, outcome: queue.SimpleQueue[BrokerError | None]) -> None:
+        failure: BrokerError | None = BrokerError(f"{self.name} could not be started")
         try:
             self._launch()
             self._await_ready()
-        except (BrokerError, OSError) as exc:
-            self._end()
-            outcome.put(exc if isinstance(exc, BrokerError) else BrokerError(f"{self.name}: {exc}"))
-            return
-        outcome.put(None)
+            failure = None
+        except BrokerError as exc:
+            failure = exc
+        except OSError as exc:
+            failure = BrokerError(f"{self.name}: {exc}")
+        finally:  # whatever happened, `start` waits for this
+            if failure is not None:
+                self._end()
+            outcome.put(failure)
+        if failure is None:
+            self._keep_running()
+
+    def _keep_running(self) -> None:
         backoff_s = FIRST_BACKOFF_S
         while self._run_until_exit() >= 0:
             if self._ran_s >= STEADY_S:
@@ -199,4 +208,4 @@ class ChildProcess:
     def _rotate_log(self) -> None:
         with contextlib.suppress(FileNotFoundError):
             if self.log_file.stat().st_size > MAX_LOG_BYTES:
-                self.log_file.replace(self.log_file.with_suffix(".log.1"))
+                self.log_file.replace(self.log_file.with_name(self.log_file.name + ".1"))

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -282,6 +283,21 @@ def test_it_dies_with_the_process_that_started_it(make: Callable[..., Broker], t
         child = psutil.Process(int(parent.stdout.readline()))
         parent.kill()
     poll(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, "end of the broker")
+
+
+def test_it_outlives_the_thread_that_started_it(make: Callable[..., Broker]) -> None:
+    """The kernel's signal for a dead parent is sent when the *thread* that forked ends."""
+    broker = make()
+    thread = threading.Thread(target=broker.start)
+    thread.start()
+    thread.join()
+    try:
+        before = broker.pid
+        with peer(broker.server_address()) as server:
+            server.subscribe(T.server_filters()[0])
+        assert broker.pid == before is not None
+    finally:
+        broker.stop()
 
 
 def test_a_broker_that_cannot_start_shows_the_end_of_its_log(
