@@ -144,7 +144,9 @@ def release_grid(report: RunReport, *, most: int | None = None) -> Grid:
         Column("Alone", lambda c: words.share(alone.get(c.name))),
     )
     shown = report.clients[:most]
-    reasons = [f"{c.name}: {c.gate.reason}." for c in shown if c.gate.reason]
+    reasons = [
+        f"{c.name}: {c.gate.reason}." for c in shown if c.gate.reason and c.gate.verdict != "activated"
+    ]
     note = " ".join([*reasons, _RELEASE_NOTE, _cut(report, shown)]).strip()
     return _grid("Released int8 model on the devices", columns, shown, brief=most is not None, note=note)
 

@@ -16,7 +16,14 @@ from broker_server.report.console import open_console
 from broker_server.report.html import to_html
 from broker_server.report.json_view import from_json
 from broker_server.report.plots import plots
-from broker_server.report.schema import ClientFigures, DataFigures, Incident, RoundFigures, RunReport
+from broker_server.report.schema import (
+    ClientFigures,
+    DataFigures,
+    GateFigures,
+    Incident,
+    RoundFigures,
+    RunReport,
+)
 from broker_server.report.style import DARK, LIGHT
 from broker_server.report.svg import COLOURS
 from broker_server.report.tables import spread
@@ -341,3 +348,12 @@ def test_many_classes_make_a_matrix_on_the_page_and_none_on_the_terminal() -> No
     assert "Confusion matrix" not in terminal(report)
     assert to_html(report).count('class="number heat"') == 12 * 12 + 4 * 12
     assert isinstance(report.data, DataFigures)
+
+
+def test_only_a_refusal_has_its_reason_under_the_table() -> None:
+    report = sample_report()
+    gates = [GateFigures("activated", "all is well"), GateFigures("refused", "accuracy 0.41 is below 0.91")]
+    clients = tuple(replace(c, gate=gate) for c, gate in zip(report.clients, gates, strict=False))
+    for view in (terminal(replace(report, clients=clients)), to_html(replace(report, clients=clients))):
+        assert "device-2: accuracy 0.41 is below 0.91." in view
+        assert "all is well" not in view
