@@ -25,6 +25,10 @@ class BrokerConfig(Record):
     port: Annotated[int, Between(0, 65535)] = 0
     host: Annotated[str, Length(1, 253)] = "127.0.0.1"  # 0.0.0.0 to be reached from the network
     names: tuple[Annotated[str, Length(1, 253)], ...] = ()  # under which devices know this machine
+    ca_file: FilePath | None = None  # these four for mqtts://... and mqtt://... only
+    certificate_file: FilePath | None = None
+    key_file: FilePath | None = None
+    password_file: FilePath | None = None
 
 
 @dataclass(frozen=True, slots=True)

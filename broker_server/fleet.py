@@ -17,6 +17,7 @@ from typing import Any
 import tomli_w
 
 from broker_server.broker.base import Broker
+from broker_server.broker.external import Credentials
 from broker_server.broker.factory import open_broker
 from broker_server.config import ServerConfig
 from compression.records import to_plain
@@ -58,6 +59,12 @@ def fleet_broker(config: ServerConfig, directory: Path) -> Broker:
         host=config.broker.host,
         names=config.broker.names,
         pki=FleetCA.open(Path(config.pki)),
+        credentials=Credentials(
+            ca_file=_path(config.broker.ca_file, directory),
+            certificate_file=_path(config.broker.certificate_file, directory),
+            key_file=_path(config.broker.key_file, directory),
+            password_file=_path(config.broker.password_file, directory),
+        ),
     )
 
 
@@ -73,6 +80,10 @@ def device_settings(
         broker=broker.device_address(name),
         data=DataConfig(source=source),
     )
+
+
+def _path(file: str | None, directory: Path) -> Path | None:
+    return None if file is None else directory / file
 
 
 def _without_none(plain: Any) -> Any:

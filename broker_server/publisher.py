@@ -15,7 +15,7 @@ from edge_client.wire.blobs import BlobRef, split
 from edge_client.wire.errors import WireError
 from edge_client.wire.frame import encode
 from edge_client.wire.messages import BlobRequest, Chunk, Message, Release, Task
-from edge_client.wire.signing import Signer
+from edge_client.wire.signer import Signer
 from edge_client.wire.topics import CHUNK, MESSAGE, RELEASE, TASK, Topics
 
 log = logging.getLogger(__name__)
@@ -33,8 +33,10 @@ class Publisher:
         self._artefacts = artefacts
         self._announced: dict[str, BlobRef] = {}
         self._broadcast: set[str] = set()
+        self._once: set[str] = set()  # blobs that a device fetches once a run: the program, the first weights
         self._to_all = 0
         self._to_device: Counter[str] = Counter()
+        self.setup_bytes = 0
 
     def task(self, task: Task, *, broadcast: Iterable[BlobRef] = ()) -> None:
         """Publish a task, retained, and broadcast once what most devices will want of it."""
@@ -65,10 +67,15 @@ class Publisher:
         parts = split(self._artefacts.read(ref))
         topic = self._topics.down(device, CHUNK)
         for index in request.chunks:
-            self._publish(topic, encode(Chunk(blob=ref.digest, index=index), parts[index]), device)
+            frame = encode(Chunk(blob=ref.digest, index=index), parts[index])
+            self._session.publish(topic, frame)
+            self._count(ref, packet_bytes(topic, frame), device)
 
     def take_bytes(self) -> tuple[int, Counter[str]]:
-        """Bytes of PUBLISH packets that every device read, and that single devices did, since last asked."""
+        """Bytes of PUBLISH packets that every device read, and that single devices did, since last asked.
+
+        The training program and whole models are not in them: `setup_bytes` counts those.
+        """
         taken = self._to_all, self._to_device
         self._to_all, self._to_device = 0, Counter()
         return taken
@@ -76,7 +83,10 @@ class Publisher:
     def _announce(self, manifest: Task | Release) -> None:
         refs = [manifest.bundle] if manifest.bundle else []
         if manifest.weights:
-            refs += [manifest.weights.full, *(step.blob for step in manifest.weights.steps)]
+            refs.append(manifest.weights.full)
+        self._once |= {ref.digest for ref in refs}
+        if manifest.weights:
+            refs += [step.blob for step in manifest.weights.steps]
         self._announced |= {ref.digest: ref for ref in refs}
 
     def _to_everyone(self, channel: str, message: Message) -> None:
@@ -93,8 +103,16 @@ class Publisher:
                 for index, part in enumerate(split(self._artefacts.read(ref)))
             ]
             self._session.publish_many(((topic, frame) for frame in frames), timeout_s=ACK_TIMEOUT_S)
-            self._to_all += sum(packet_bytes(topic, frame) for frame in frames)
+            self._count(ref, sum(packet_bytes(topic, frame) for frame in frames), None)
             self._broadcast.add(ref.digest)
+
+    def _count(self, ref: BlobRef, size: int, device: str | None) -> None:
+        if ref.digest in self._once:
+            self.setup_bytes += size
+        elif device is None:
+            self._to_all += size
+        else:
+            self._to_device[device] += size
 
     def _publish(self, topic: str, frame: bytes, device: str | None, *, retain: bool = False) -> None:
         self._session.publish(topic, frame, retain=retain)

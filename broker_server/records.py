@@ -48,5 +48,6 @@ class RoundRecord(Record):
     seconds: float
     clients: Mapping[str, ClientRecord]
     dropped: Mapping[str, str]  # device: reason
+    dropped_bytes_down: int = 0  # sent to devices that were asked and not counted
     evaluation: EvaluationSums | None = None
     federated: EvaluationSums | None = None

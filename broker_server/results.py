@@ -51,7 +51,7 @@ def round_figures(record: RoundRecord) -> RoundFigures:
         clients=tuple(record.clients),
         dropped=dict(record.dropped),
         bytes_up=sum(client.bytes_up for client in record.clients.values()),
-        bytes_down=sum(client.bytes_down for client in record.clients.values()),
+        bytes_down=sum(client.bytes_down for client in record.clients.values()) + record.dropped_bytes_down,
         seconds=record.seconds,
     )
 

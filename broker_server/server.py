@@ -191,21 +191,21 @@ class Server:
         self._feed(Started(self._task.number))
 
     def _close(self, command: CloseStage) -> None:
-        record = self.stages.close(command, self._client_records(command), time.time())
+        clients, dropped_bytes = self._client_records(command)
+        record = self.stages.close(command, clients, dropped_bytes, time.time())
         for device, reason in command.dropped.items():
             self._incident(device, f"not in {command.stage.kind} of round {command.stage.round}: {reason}")
-        if record is not None:
+        if record is not None and command.stage.kind == "train":
             self._observer.round_finished(RoundFinished(round_figures(record)))
         self._task = None
         self._feed(Closed())
 
-    def _client_records(self, command: CloseStage) -> dict[str, ClientRecord]:
-        """Each device's part, with the bytes of the round; both counters start again."""
+    def _client_records(self, command: CloseStage) -> tuple[dict[str, ClientRecord], int]:
+        """Each device's part with its bytes, and the bytes to those dropped; the counters start again."""
         everyone, own = self._publisher.take_bytes()
         records = {name: self._client_record(name, everyone + own[name]) for name in command.devices}
-        for name in command.devices:
-            self._bytes_up[name] = 0
-        return records
+        self._bytes_up.clear()
+        return records, sum(everyone + own[name] for name in command.dropped)
 
     def _client_record(self, name: str, bytes_down: int) -> ClientRecord:
         result = self.stages.ledger.results(self._state.index)[name]

@@ -74,7 +74,7 @@ class Stages:
 
     def resume(self, now: float) -> RunState:
         """The state of the round machine as the ledger knows it."""
-        state = RunState(stages=self.plan, index=int(self.ledger.fact("stages_closed") or 0), since=now)
+        state = RunState(stages=self.plan, index=self._index, since=now)
         if state.stage is None:
             return replace(state, phase="finished")
         reported = frozenset(self.ledger.results(state.index))
@@ -90,6 +90,11 @@ class Stages:
             reported=reported,
             away_since=dict.fromkeys(cohort, now),
         )
+
+    @property
+    def _index(self) -> int:
+        """The stage at work: the number of those that are closed."""
+        return int(self.ledger.fact("stages_closed") or 0)
 
     @property
     def bundle(self) -> TrainableBundle:
@@ -151,16 +156,8 @@ class Stages:
         self.versions.begin(weights)
 
     def make_task(self, stage: Stage, cohort: tuple[str, ...], columns: tuple[str, ...]) -> Task:
-        """A task with a new number, written down.
-
-        Numbers only grow, also after the ledger was lost: they are never below the time in seconds.
-        """
-        last = self.ledger.last_task()
-        number = max(int(time.time()), last.task.number + 1 if last else 0)
-        run = self.ledger.fact("run") or ""
-        task = Task(
-            fleet=self._config.fleet, run=run, number=number, kind="idle", round=stage.round, cohort=cohort
-        )
+        """A task with a new number, written down."""
+        task = replace(self.idle_task(), round=stage.round, cohort=cohort)
         if stage.kind == "statistics":
             task = replace(task, kind="statistics", columns=columns)
         else:
@@ -175,18 +172,20 @@ class Stages:
                 weights=self.versions.reference(),
                 training=training if stage.kind == "train" else None,
             )
-        index = int(self.ledger.fact("stages_closed") or 0)
-        self.ledger.keep_task(task, index, time.time())
+        self.ledger.keep_task(task, self._index, time.time())
         return task
 
     def idle_task(self) -> Task:
-        """The task that ends a run."""
+        """The task that ends a run.
+
+        Numbers only grow, also after the ledger was lost: they are never below the time in seconds.
+        """
         last = self.ledger.last_task()
         number = max(int(time.time()), last.task.number + 1 if last else 0)
         return Task(fleet=self._config.fleet, run=self.ledger.fact("run") or "", number=number, kind="idle")
 
     def broadcast(self, task: Task) -> list[BlobRef]:
-        """What most of the cohort will want: the program and the full model at first, then the newest step."""
+        """What most of the cohort will want: program and whole model at first, then the newest step."""
         if task.bundle is None or task.weights is None:
             return []
         if task.weights.steps:
@@ -199,57 +198,56 @@ class Stages:
         """Make a checked result durable."""
         if payload:
             self.artefacts.put(payload)
-        self.ledger.keep_result(task.number, device, int(self.ledger.fact("stages_closed") or 0), result, now)
+        self.ledger.keep_result(task.number, device, self._index, result, now)
 
     def close(
-        self, command: CloseStage, clients: Mapping[str, ClientRecord], now: float
+        self, command: CloseStage, clients: Mapping[str, ClientRecord], dropped_bytes: int, now: float
     ) -> RoundRecord | None:
         """Aggregate a stage; the record of its round, or of the last one for an evaluation."""
-        index = int(self.ledger.fact("stages_closed") or 0)
-        results = self.ledger.results(index)
+        results = self.ledger.results(self._index)
         record: RoundRecord | None = None
         if command.stage.kind == "train":
-            record = self._close_round(command, results, clients, now)
+            record = replace(self._round_record(command, clients, now), dropped_bytes_down=dropped_bytes)
+            record = self._close_round(command, record, results)
         else:
             with self.ledger.transaction():
                 if command.stage.kind == "statistics":
                     self.ledger.set_fact("statistics", self._merged_statistics(results).digest)
                 else:
                     record = self._complete_round(command.stage.round, results)
-                self._mark_closed(command, index)
+                self._mark_closed(command)
         return record
 
-    def _close_round(
-        self,
-        command: CloseStage,
-        results: Mapping[str, Result],
-        clients: Mapping[str, ClientRecord],
-        now: float,
+    def _round_record(
+        self, command: CloseStage, clients: Mapping[str, ClientRecord], now: float
     ) -> RoundRecord:
-        number = command.stage.round
-        profile = PROFILES[self._config.codec.down]
-        version, weights = self.versions.advance(self._mean_update(results), profile, number)
         last = self.ledger.last_task()
         started = last.published if last else now
-        record = RoundRecord(
-            round=number,
-            version=version.version,
+        return RoundRecord(
+            round=command.stage.round,
+            version=self.versions.latest.version + 1,
             started=started,
             seconds=max(0.0, now - started),
             clients=clients,
             dropped=command.dropped,
-            evaluation=self.evaluate(weights),
         )
+
+    def _close_round(
+        self, command: CloseStage, record: RoundRecord, results: Mapping[str, Result]
+    ) -> RoundRecord:
+        profile = PROFILES[self._config.codec.down]
+        version, weights = self.versions.advance(self._mean_update(results), profile, record.round)
+        record = replace(record, evaluation=self.evaluate(weights))
         with self.ledger.transaction():
-            self._complete_round(number - 1, results)
-            self.ledger.keep_round(number, record)
+            self._complete_round(record.round - 1, results)
+            self.ledger.keep_round(record.round, record)
             self.versions.commit(version, weights)
-            self._mark_closed(command, int(self.ledger.fact("stages_closed") or 0))
+            self._mark_closed(command)
         return record
 
-    def _mark_closed(self, command: CloseStage, index: int) -> None:
+    def _mark_closed(self, command: CloseStage) -> None:
         self.ledger.close_task(command.number)
-        self.ledger.set_fact("stages_closed", str(index + 1))
+        self.ledger.set_fact("stages_closed", str(self._index + 1))
 
     def _mean_update(self, results: Mapping[str, Result]) -> Weights:
         return weighted_mean(self._updates(results))
@@ -265,7 +263,7 @@ class Stages:
             yield update.delta, min(result.training.examples, self._config.max_examples)
 
     def _complete_round(self, number: int, results: Mapping[str, Result]) -> RoundRecord | None:
-        """Devices evaluate what they receive: the results of a round complete the record of the one before."""
+        """Devices evaluate what they receive: a round's results complete the record of the one before."""
         sums = [result.evaluation for result in results.values() if result.evaluation is not None]
         record = self.ledger.rounds(RoundRecord).get(number)
         if record is None or not sums:

@@ -19,7 +19,10 @@ from compression.spec import (
 )
 from compression.updates import CodecProfile, pack_model, unpack_model, with_feedback
 from edge_client.session.blobs import BlobStore
-from edge_client.wire.messages import MAX_CHAIN, DeltaRef, WeightsRef
+from edge_client.wire.messages import DeltaRef, WeightsRef
+
+STEP_MANIFEST_BYTES = 330  # one more step in the manifest that every device reads
+STEPS_ANNOUNCED = 2  # a device that missed one round steps along; one that missed more takes the whole
 
 
 class Versions:
@@ -96,11 +99,11 @@ class Versions:
         latest = self.latest
         steps: list[DeltaRef] = []
         size = 0
-        for version in sorted(self._records, reverse=True)[:MAX_CHAIN]:
+        for version in sorted(self._records, reverse=True)[:STEPS_ANNOUNCED]:
             step = self._records[version].step
-            if step is None or size + step.blob.size >= latest.full.size:
+            size += STEP_MANIFEST_BYTES + (step.blob.size if step else 0)
+            if step is None or (steps and size >= latest.full.size):
                 break
-            size += step.blob.size
             steps.insert(0, step)
         return WeightsRef(version=latest.version, digest=latest.digest, full=latest.full, steps=tuple(steps))
 

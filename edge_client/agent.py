@@ -186,7 +186,8 @@ class Agent:
         refs = wanted_blobs(work.bundle, work.weights, held)
         if isinstance(work, Release):
             refs.append(work.model)
-        return all([self._downloads.want(ref, time.monotonic()) for ref in refs])
+        missing = [ref for ref in refs if not self._downloads.want(ref, time.monotonic())]  # ask for all
+        return not missing
 
     def _advance(self) -> None:
         """Do the next thing that can be done: settle a result, carry out a task, install a release."""

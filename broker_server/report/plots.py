@@ -57,15 +57,13 @@ def _accuracy(report: RunReport) -> Plot | None:
         *_level("centralised", "series-2", report.centralised.accuracy, (7, 3)),
         *_level("each client alone, mean", "series-3", report.local_only.accuracy_mean, (3, 2)),
     )
-    caption = "Share of examples that the global model names rightly after each round; 0 is before training."
+    caption = "Share of examples that the global model names rightly after each round."
     return _lines("Accuracy by round", "accuracy (share)", series, caption, "accuracy")
 
 
 def _on_devices(report: RunReport) -> tuple[Series, ...]:
-    """Devices evaluate the weights that a round begins with: those are the previous round's."""
-    known = [(r.round - 1, r.federated_accuracy) for r in report.rounds]
-    points = tuple((number, value) for number, value in known if value is not None)
-    return (Series("devices' own examples", "series-4", points, (1, 2)),) if points else ()
+    values = [r.federated_accuracy for r in report.rounds]
+    return _by_round(report, "devices' own examples", "series-4", values, (1, 2))
 
 
 def _loss(report: RunReport) -> Plot | None:

@@ -37,8 +37,8 @@ class RoundFigures(Record):
 
     Attributes:
         accuracy, loss, auc: of the new global weights on the held-out examples.
-        federated_accuracy: over the devices' own validation examples, pooled by counts, of the global
-            weights that the round began with: devices evaluate what arrives, then train.
+        federated_accuracy: of the same weights over the devices' own validation examples, pooled by
+            counts; devices evaluate what the next round brings them, so it is the last figure to come.
         clients: whose updates were counted.
         dropped: who was asked and not counted, and why.
         bytes_up, bytes_down: of all devices together in this round.

@@ -79,7 +79,7 @@ _ROUNDS: tuple[Column[RoundFigures], ...] = (
         brief=False,
     ),
 )
-_ON_DEVICES = "On devices: accuracy on their own validation examples, before the round's training."
+_ON_DEVICES = "On devices: accuracy on their own validation examples, of the round's new weights."
 
 
 def rounds_grid(report: RunReport, *, most: int | None = None) -> Grid:

@@ -1,4 +1,4 @@
-"""From the fleet's weights to a released model: export, measure, sign, publish, and hear what became of it."""
+"""From the fleet's weights to a released model: export, measure, sign, publish, hear what became of it."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def prepare_demo_data(
 
 def wisconsin() -> Table:
     """The Breast Cancer Wisconsin (Diagnostic) table that comes with scikit-learn: 569 rows, 30 columns."""
-    from sklearn.datasets import load_breast_cancer  # noqa: PLC0415 - half a second, and only for this
+    from sklearn.datasets import load_breast_cancer
 
     bunch = load_breast_cancer()
     labels = [str(bunch.target_names[target]) for target in bunch.target]

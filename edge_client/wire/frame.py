@@ -26,7 +26,7 @@ from compression.records import RecordError, dumps, loads
 from edge_client.wire.blobs import CHUNK_BYTES
 from edge_client.wire.errors import WireError
 from edge_client.wire.messages import MESSAGE_TYPES, Message
-from edge_client.wire.signing import SIGNATURE_BYTES, Signer, Verifier
+from edge_client.wire.signing import SIGNATURE_BYTES, Signs, Verifier
 from edge_client.wire.topics import PROTOCOL_VERSION
 
 MAX_JSON_BYTES = 128 * 1024
@@ -46,7 +46,7 @@ class Envelope:
     body: bytes = b""
 
 
-def encode(message: Message, body: bytes = b"", *, topic: str = "", signer: Signer | None = None) -> bytes:
+def encode(message: Message, body: bytes = b"", *, topic: str = "", signer: Signs | None = None) -> bytes:
     """The bytes to publish; with a signer, signed for `topic`.
 
     Raises:

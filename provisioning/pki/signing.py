@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edge_client.wire.signing import Signer
+from edge_client.wire.signer import Signer
 from provisioning.pki.errors import PkiError
 from provisioning.pki.files import write_file
 

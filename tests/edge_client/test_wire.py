@@ -21,7 +21,8 @@ from edge_client.wire.messages import (
     Result,
     Task,
 )
-from edge_client.wire.signing import Signer, Verifier
+from edge_client.wire.signer import Signer
+from edge_client.wire.signing import Verifier
 from edge_client.wire.topics import Topics
 from tests.edge_client.strategies import records
 

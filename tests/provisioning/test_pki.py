@@ -18,7 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_client.wire.signing import Signer
+from edge_client.wire.signer import Signer
 from provisioning.pki import authority as authority_module
 from provisioning.pki import files, ledger
 from provisioning.pki.authority import FleetCA
