@@ -1,0 +1,15 @@
+"""The errors of this room."""
+
+from __future__ import annotations
+
+
+class ModelsError(ValueError):
+    """A model cannot be read, exported or compressed; the message names what was met and the remedy."""
+
+
+class ExportError(ModelsError):
+    """The Keras model cannot become the TFLite file that was asked for."""
+
+
+class TFLiteFileError(ModelsError):
+    """The bytes are not a TFLite file that holds together."""
