@@ -1,0 +1,71 @@
+"""How hard an update is compressed: one record, and the ones that have a name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Annotated, Literal
+
+from compression.records import Between, Matches, Record, RecordError
+
+Bits = Literal[1, 2, 3, 4, 5, 6, 7, 8, 32]
+EXACT_BITS: Bits = 32
+
+
+@dataclass(frozen=True, slots=True)
+class CodecProfile(Record):
+    """Settings of the stages.
+
+    Attributes:
+        name: for people and logs.
+        density: fraction of the prunable elements that is kept, by magnitude.
+        bits: of a kept value: the sign and ``bits - 1`` of magnitude. 1 is sparse ternary coding below
+            density 1 and 1-bit coding at it; 32 sends everything as it is.
+        scope: elements compete for being kept over the whole model, or each within its tensor.
+        block: kept values that share a scale.
+        whole_share: the smallest tensors (biases) are never pruned, up to this share of all parameters.
+        whole_mantissa: bits after the leading one that values of those tensors keep.
+        statistic_mantissa: the same for batch normalisation's statistics.
+        rounding: of magnitudes between two levels; "stochastic" is unbiased and needs bits of at least 2.
+        warmup_rounds: density falls from 1 to `density` geometrically over so many rounds (Lin et al., 2018).
+    """
+
+    name: Annotated[str, Matches(r"[A-Za-z0-9_-]{1,32}")]
+    density: Annotated[float, Between(1e-6, 1.0)] = 1.0
+    bits: Bits = 8
+    scope: Literal["model", "tensor"] = "model"
+    block: Annotated[int, Between(16, 65535)] = 512
+    whole_share: Annotated[float, Between(0.0, 1.0)] = 0.003
+    whole_mantissa: Annotated[int, Between(0, 23)] = 7
+    statistic_mantissa: Annotated[int, Between(0, 23)] = 7
+    rounding: Literal["nearest", "stochastic"] = "nearest"
+    warmup_rounds: Annotated[int, Between(0, 10_000)] = 0
+
+    def __post_init__(self) -> None:
+        Record.__post_init__(self)
+        if self.rounding == "stochastic" and not 2 <= self.bits <= 8:
+            raise RecordError(f"CodecProfile: stochastic rounding needs bits from 2 to 8, got {self.bits}")
+
+    @property
+    def exact(self) -> bool:
+        """Nothing is lost."""
+        return self.bits == EXACT_BITS
+
+    def at_round(self, round_number: int) -> CodecProfile:
+        """The profile with the density that the warm-up has reached; rounds count from 1."""
+        done = min(max(round_number, 1) / (self.warmup_rounds + 1), 1.0)
+        return replace(self, density=self.density**done)
+
+
+PROFILES: Mapping[str, CodecProfile] = MappingProxyType(
+    {
+        profile.name: profile
+        for profile in (
+            CodecProfile("lossless", bits=EXACT_BITS),
+            CodecProfile("safe", density=0.10, bits=6, whole_share=0.01),
+            CodecProfile("small", density=0.03, bits=3, whole_mantissa=3, statistic_mantissa=3),
+            CodecProfile("tiny", density=0.01, bits=2, whole_mantissa=2, statistic_mantissa=2),
+        )
+    }
+)

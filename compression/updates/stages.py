@@ -1,0 +1,122 @@
+"""The lossy stages, each a function of arrays: choose, quantise, code positions.
+
+Magnitudes are quantised between the smallest and the largest of their block, not between 0 and the
+largest: what was worth a position in the payload never comes out as 0, and a block of top values spends
+all its levels where its values are. One level makes it sparse ternary coding (Sattler et al., 2019), or
+1-bit coding with a scale (Seide et al., 2014; Karimireddy et al., 2019) when nothing was pruned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from compression.updates import integers
+from compression.updates.bits import Bytes, Unsigned, pack_flags, packed_size, unpack_flags
+from compression.updates.errors import CodecError
+
+Floats = npt.NDArray[np.float32]
+Positions = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+NEGLIGIBLE = np.float32(
+    2.0**-100
+)  # below it arithmetic could meet subnormals, which some 32-bit Arm units flush
+ALL, BITMAP, GAPS = 0, 1, 2
+
+
+# ---- choose ----
+
+
+def keep_largest(values: Floats, count: int) -> Positions:
+    """Ascending positions of the `count` largest magnitudes, ties by position; none of negligible ones."""
+    if count >= values.size:
+        return np.flatnonzero(np.abs(values) >= NEGLIGIBLE)
+    magnitudes = np.abs(values)
+    magnitudes.partition(values.size - count)
+    threshold = magnitudes[values.size - count]
+    if threshold < NEGLIGIBLE:
+        return np.flatnonzero(np.abs(values, out=magnitudes) >= NEGLIGIBLE)
+    above = np.abs(values, out=magnitudes) >= threshold
+    chosen = np.flatnonzero(above)
+    if chosen.size > count:
+        ties = np.flatnonzero(magnitudes[chosen] == threshold)
+        chosen = np.delete(chosen, ties[count - chosen.size :])
+    return chosen
+
+
+# ---- quantise ----
+
+
+@dataclass(frozen=True, slots=True)
+class Quantised:
+    """Values as signs, levels, and for each block where the levels begin and how far apart they are."""
+
+    negative: Flags
+    levels: Unsigned
+    low: Floats
+    step: Floats
+    block: int
+
+    def values(self) -> Floats:
+        """What these stand for; the same bits on every machine: one float32 product, one sum, one sign."""
+        magnitudes = self.levels.astype(np.float32)
+        for scale, apply in ((self.step, np.multiply), (self.low, np.add)):
+            spread = np.repeat(scale, self.block)[: magnitudes.size]
+            apply(magnitudes, spread, out=magnitudes)
+        return np.negative(magnitudes, where=self.negative, out=magnitudes)
+
+
+def quantise(values: Floats, levels: int, block: int, rng: np.random.Generator | None) -> Quantised:
+    """Round magnitudes to one of `levels` in each block; up or down by chance if there is an `rng`."""
+    if values.size == 0:
+        return Quantised(values < 0, np.zeros(0, np.uint32), values, values, block)
+    magnitudes = np.abs(values)
+    starts = np.arange(0, values.size, block)
+    if levels == 1:
+        sizes = np.diff(starts, append=values.size)
+        low = (np.add.reduceat(magnitudes, starts, dtype=np.float64) / sizes).astype(np.float32)
+        return Quantised(values < 0, np.zeros(values.size, np.uint32), low, np.zeros_like(low), block)
+    low = np.minimum.reduceat(magnitudes, starts)
+    low[low < NEGLIGIBLE] = 0
+    step = (np.maximum.reduceat(magnitudes, starts) - low) / np.float32(levels - 1)
+    step[step < NEGLIGIBLE] = 0
+    magnitudes -= np.repeat(low, block)[: values.size]
+    magnitudes /= np.repeat(np.where(step > 0, step, np.float32(1)), block)[: values.size]
+    magnitudes += np.float32(0.5) if rng is None else rng.random(values.size, np.float32)
+    nearest = np.clip(magnitudes, 0, levels - 1).astype(np.uint32)
+    return Quantised(values < 0, nearest, low, step, block)
+
+
+# ---- positions ----
+
+
+def encode_positions(positions: Positions, size: int) -> bytes:
+    """Which of `size` places are taken: all, by a bitmap, or by the gaps between them."""
+    if positions.size == size:
+        return bytes([ALL])
+    gaps = np.diff(positions, prepend=-1) - 1
+    coded = integers.encode(gaps.astype(np.uint32))
+    if len(coded) < packed_size(size):
+        return bytes([GAPS]) + coded
+    taken = np.zeros(size, np.bool_)
+    taken[positions] = True
+    return bytes([BITMAP]) + pack_flags(taken)
+
+
+def decode_positions(data: Bytes, count: int, size: int) -> Positions:
+    """Inverse of `encode_positions`; raise `CodecError` for anything else."""
+    method, body = data[0] if len(data) else ALL, data[1:]
+    if method == ALL and not len(body) and count == size:
+        return np.arange(size, dtype=np.int64)
+    if method == BITMAP and count < size:
+        positions = np.flatnonzero(unpack_flags(body, size))
+    elif method == GAPS and count < size:
+        positions = np.cumsum(integers.decode(body, count, size).astype(np.int64) + 1) - 1
+    else:
+        raise CodecError(f"positions of {count} in {size} by method {method}")
+    if positions.size != count or (count and int(positions[-1]) >= size):
+        raise CodecError(f"positions do not name {count} of {size} places")
+    return positions
