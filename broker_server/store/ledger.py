@@ -6,12 +6,13 @@ records as canonical JSON (`compression.records`); payloads lie beside it by con
 
 from __future__ import annotations
 
+import fcntl
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 from compression.records import Record, dumps, loads
 from edge_client.wire.messages import Hello, Release, ReleaseReport, Result, Task
@@ -64,24 +65,24 @@ class TaskRow:
 
 
 class Ledger:
-    """The fleet's history. One process at a time; one thread."""
+    """The fleet's history. One writing process at a time, held by a lock file; readers are free to look."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(path.with_suffix(".lock"))
         try:
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=1.0)
-            self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=5.0)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.executescript(SCHEMA)
-        except sqlite3.OperationalError as exc:
-            raise LedgerError(f"{path}: {exc}; is another server using this fleet?") from exc
         except sqlite3.DatabaseError as exc:
-            raise LedgerError(f"{path} is not a ledger: {exc}") from exc
+            self._lock.close()
+            raise LedgerError(f"{path} cannot be used as a ledger: {exc}") from exc
 
     def close(self) -> None:
         """Let go of the file."""
         self._db.close()
+        self._lock.close()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -208,6 +209,17 @@ class Ledger:
             "SELECT device, report FROM release_reports WHERE version = ? ORDER BY device", (version,)
         )
         return {device: _record(ReleaseReport, text) for device, text in rows}
+
+
+def _locked(path: Path) -> IO[bytes]:
+    """A file that this process alone has locked, until it ends or closes it."""
+    file = path.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        file.close()
+        raise LedgerError(f"{path.parent} is in use by another server: stop that one first") from exc
+    return file
 
 
 def _text(record: Record) -> str:
