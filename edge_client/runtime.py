@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib.metadata import version
 from types import ModuleType
@@ -59,6 +62,23 @@ def make_interpreter(model: bytes, *, threads: int = 1) -> Any:
     Raises:
         ValueError, RuntimeError: the bytes are not a model this runtime can run.
     """
-    interpreter = _load()[1].Interpreter(model_content=model, num_threads=threads)
-    interpreter.allocate_tensors()
+    module = _load()[1]
+    with _silenced():
+        interpreter = module.Interpreter(model_content=model, num_threads=threads)
+        interpreter.allocate_tensors()
     return interpreter
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Keep the runtime's C++ greeting off standard error; what goes wrong arrives as an exception."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
