@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
 from tensorflow.lite.python import schema_py_generated as schema
+from tensorflow.lite.python.convert_phase import ConverterError
 
 from compression.trainable.errors import TrainableError
+from compression.trainable.flatbuffer import OP_NAMES, optimise
 
 
 def convert(program: Any, signatures: Mapping[str, Any]) -> bytes:
@@ -24,26 +27,27 @@ def convert(program: Any, signatures: Mapping[str, Any]) -> bytes:
         converter = tf.lite.TFLiteConverter.from_saved_model(directory, signature_keys=list(signatures))
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         converter.experimental_enable_resource_variables = True
-        data = bytes(converter.convert())
+        try:
+            data = bytes(converter.convert())
+        except ConverterError as exc:
+            needed = sorted(set(re.findall(r"tf\.([A-Z]\w+)", str(exc))))
+            raise TrainableError(
+                f"this combination of layers needs {', '.join(needed) or 'ops'} that TFLite lacks; please "
+                "report the model"
+            ) from exc
     foreign = [name for name in op_names(data) if name.startswith(("CUSTOM", "Flex"))]
     if foreign:
         raise TrainableError(f"the converted program needs {', '.join(foreign)}, which no TFLite runtime has")
-    return data
+    return optimise(data)
 
 
 def op_names(data: bytes) -> tuple[str, ...]:
     """The distinct ops of a TFLite file; those that are not builtin as ``CUSTOM:name``."""
-    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
     model = schema.Model.GetRootAs(data, 0)
     found = []
     for index in range(model.OperatorCodesLength()):
         code = model.OperatorCodes(index)
         builtin = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
         custom = code.CustomCode()
-        found.append(f"CUSTOM:{custom.decode()}" if custom else names[builtin])
+        found.append(f"CUSTOM:{custom.decode()}" if custom else OP_NAMES[builtin])
     return tuple(sorted(set(found)))
-
-
-def quiet(names: Iterable[str]) -> str:
-    """A comma-separated, sorted list."""
-    return ", ".join(sorted(names))

@@ -16,7 +16,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from compression.trainable.shapes import Grid, Window, crop, grid, pad, pad_for, spread, tap
+from compression.trainable.shapes import Grid, Window, crop, first, grid, pad, pad_for, spread, tap
 
 Tensor = Any
 
@@ -71,7 +71,8 @@ def _kernel_gradient(dy: Tensor, x: Tensor, shape: Any, over: Grid) -> Tensor:
     picture = tf.transpose(x, [3, 1, 2, 0])
     kernel = tf.transpose(dy, [1, 2, 0, 3])
     result = tf.nn.conv2d(picture, kernel, 1, "VALID", dilations=(over.rows.stride, over.columns.stride))
-    return tf.transpose(result, [1, 2, 0, 3])[: shape[0], : shape[1]]  # a remainder of the stride falls off
+    taps = tf.transpose(result, [1, 2, 0, 3])
+    return taps if taps.shape == shape else taps[: shape[0], : shape[1]]  # a stride's remainder falls off
 
 
 def depthwise_conv2d(
@@ -81,7 +82,7 @@ def depthwise_conv2d(
     multiplier = kernel.shape[3]
     if multiplier > 1:  # each channel taken `multiplier` times, then one kernel a channel
         batch, height, width, channels = x.shape
-        x = tf.broadcast_to(x[..., tf.newaxis], [batch, height, width, channels, multiplier])
+        x = tf.broadcast_to(tf.reshape(x, [*x.shape, 1]), [batch, height, width, channels, multiplier])
         x = tf.reshape(x, [batch, height, width, channels * multiplier])
         kernel = tf.reshape(kernel, [*kernel.shape[:2], channels * multiplier, 1])
     over = grid(x, kernel.shape[:2], strides, padding)
@@ -109,7 +110,7 @@ def _depthwise_forward(x: Tensor, kernel: Tensor, over: Grid) -> Tensor:
     y = tf.nn.depthwise_conv2d(x, kernel, [1, stride, stride, 1], "VALID")
     if rows.stride != columns.stride:
         y = y[:, :: rows.stride // stride, :: columns.stride // stride, :]
-    return y[:, : rows.outputs, : columns.outputs, :]
+    return first(y, rows.outputs, columns.outputs)
 
 
 def _depthwise_input_gradient(dy: Tensor, kernel: Tensor, shape: Any, over: Grid) -> Tensor:
@@ -117,7 +118,7 @@ def _depthwise_input_gradient(dy: Tensor, kernel: Tensor, shape: Any, over: Grid
     dense = spread(dy, rows.stride, columns.stride)
     tall, wide = height + rows.before + rows.after, width + columns.before + columns.after
     missing_rows, missing_columns = tall + rows.size - 1, wide + columns.size - 1
-    dense = dense[:, : missing_rows - rows.size + 1, : missing_columns - columns.size + 1, :]
+    dense = first(dense, missing_rows - rows.size + 1, missing_columns - columns.size + 1)
     dense = pad(
         dense,
         (rows.size - 1, missing_rows - dense.shape[1] - rows.size + 1),

@@ -100,7 +100,8 @@ def _pair(value: Any) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
-def _finish(layer: Layer, x: Tensor, parameters: Parameters) -> Tensor:
+def finish(layer: Layer, x: Tensor, parameters: Parameters) -> Tensor:
+    """Bias and activation."""
     if "bias" in parameters:
         x = add_bias(x, parameters["bias"])
     return ACTIVATIONS[activation_name(layer)](x)
@@ -109,24 +110,24 @@ def _finish(layer: Layer, x: Tensor, parameters: Parameters) -> Tensor:
 @_rule("Conv2D", check=_check_image)
 def _conv2d(layer: Layer, x: Tensor, parameters: Parameters, _pass: Pass) -> Tensor:
     y = conv2d(x, parameters["kernel"], _pair(layer.strides), layer.padding)
-    return _finish(layer, y, parameters)
+    return finish(layer, y, parameters)
 
 
 @_rule("DepthwiseConv2D", check=_check_image)
 def _depthwise(layer: Layer, x: Tensor, parameters: Parameters, _pass: Pass) -> Tensor:
     y = depthwise_conv2d(x, parameters["depthwise_kernel"], _pair(layer.strides), layer.padding)
-    return _finish(layer, y, parameters)
+    return finish(layer, y, parameters)
 
 
 @_rule("SeparableConv2D", check=_check_image)
 def _separable(layer: Layer, x: Tensor, parameters: Parameters, _pass: Pass) -> Tensor:
     y = depthwise_conv2d(x, parameters["depthwise_kernel"], _pair(layer.strides), layer.padding)
-    return _finish(layer, conv2d(y, parameters["pointwise_kernel"], (1, 1), "VALID"), parameters)
+    return finish(layer, conv2d(y, parameters["pointwise_kernel"], (1, 1), "VALID"), parameters)
 
 
 @_rule("Dense", check=_check_activation)
 def _dense(layer: Layer, x: Tensor, parameters: Parameters, _pass: Pass) -> Tensor:
-    return _finish(layer, dense(x, parameters["kernel"]), parameters)
+    return finish(layer, dense(x, parameters["kernel"]), parameters)
 
 
 @_rule("Activation", check=_check_activation)

@@ -51,15 +51,15 @@ def _halving_gradient(dy: Tensor, x: Tensor) -> Tensor:
     batch, height, width, channels = x.shape
     pairs = tf.reshape(x, [batch * height * width // 2, 2 * channels])
     left, right = pairs[:, :channels], pairs[:, channels:]
-    left_wins = tf.cast(left >= right, tf.float32)
+    right_wins = tf.sign(tf.nn.relu(right - left))
     row_maxima = tf.reshape(tf.maximum(left, right), [batch * height // 2, width * channels])
     half = width * channels // 2
-    upper_wins = tf.cast(row_maxima[:, :half] >= row_maxima[:, half:], tf.float32)
+    lower_wins = tf.sign(tf.nn.relu(row_maxima[:, half:] - row_maxima[:, :half]))
     dy = tf.reshape(dy, [batch * height // 2, half])
-    upper = dy * upper_wins
-    d_rows = tf.reshape(tf.concat([upper, dy - upper], axis=1), [batch * height * width // 2, channels])
-    d_left = d_rows * left_wins
-    return tf.reshape(tf.concat([d_left, d_rows - d_left], axis=1), x.shape)
+    lower = dy * lower_wins
+    d_rows = tf.reshape(tf.concat([dy - lower, lower], axis=1), [batch * height * width // 2, channels])
+    d_right = d_rows * right_wins
+    return tf.reshape(tf.concat([d_rows - d_right, d_right], axis=1), x.shape)
 
 
 def average_pool(x: Tensor, size: tuple[int, int], strides: tuple[int, int], padding: str) -> Tensor:

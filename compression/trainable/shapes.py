@@ -95,8 +95,15 @@ def untap(dy: Tensor, place: tuple[int, int], over: Grid, shape: Any) -> Tensor:
     x = spread(dy, rows.stride, columns.stride)
     row_end = rows.outputs * rows.stride - rows.stride + 1
     column_end = columns.outputs * columns.stride - columns.stride + 1
-    x = x[:, :row_end, :column_end, :]
+    x = first(x, row_end, column_end)
     return pad(x, (row, height - row - row_end), (column, width - column - column_end))
+
+
+def first(x: Tensor, rows: int, columns: int) -> Tensor:
+    """At most that many rows and columns."""
+    if x.shape[1] <= rows and x.shape[2] <= columns:
+        return x
+    return x[:, :rows, :columns, :]
 
 
 def crop(x: Tensor, over: Grid, shape: Any) -> Tensor:

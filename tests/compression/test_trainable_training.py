@@ -1,0 +1,269 @@
+"""Whole trainings: they follow Keras, and the Keras model with the trained weights predicts the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from broker_server.models import MODELS, build_model
+from compression.spec import Loss, Optimizer
+from compression.trainable import TrainableError, compile_trainable, keras_weights, load_keras_weights
+from edge_client.training import LiteRTTrainer, TrainingError
+from tests.compression.runtime_worker import Examples
+from tests.compression.trainable_cases import examples, input_of, keras_loss
+
+tf = pytest.importorskip("tensorflow")
+tf_keras = pytest.importorskip("tf_keras")
+layers = tf_keras.layers
+
+KERAS_OPTIMIZERS: dict[Optimizer, Any] = {
+    "sgd": tf_keras.optimizers.SGD,
+    "momentum": lambda rate: tf_keras.optimizers.SGD(rate, momentum=0.9),
+    "nesterov": lambda rate: tf_keras.optimizers.SGD(rate, momentum=0.9, nesterov=True),
+    "adam": tf_keras.optimizers.Adam,
+    "adamw": tf_keras.optimizers.AdamW,
+}
+
+
+def small_net(outputs: int, activation: str | None, shape: tuple[int, ...] = (8, 8, 1)) -> Any:
+    tf_keras.utils.set_random_seed(1)
+    return tf_keras.Sequential(
+        [
+            layers.Input(shape),
+            layers.Conv2D(6, 3, padding="same", activation="relu"),
+            layers.BatchNormalization(momentum=0.8),
+            layers.MaxPooling2D(2),
+            layers.Flatten(),
+            layers.Dense(8, activation="relu", kernel_regularizer=tf_keras.regularizers.L2(0.01)),
+            layers.Dense(outputs, activation=activation),
+        ]
+    )
+
+
+def keras_training(
+    model: Any, optimizer: Any, batches: list[Examples], loss: Loss, **options: Any
+) -> list[float]:
+    """Train a Keras model that ends in logits on the real examples; the losses before each step."""
+    losses = []
+    for batch in batches:
+        real = batch.weights > 0
+        with tf.GradientTape() as tape:
+            logits = model(batch.inputs[real], training=True)
+            plain = keras_loss(loss, batch.labels[real], logits, **options)
+            total = plain + sum(model.losses)
+        moved = model.trainable_weights
+        optimizer.apply_gradients(zip(tape.gradient(total, moved), moved, strict=True))
+        losses.append(float(plain))
+    return losses
+
+
+@pytest.mark.parametrize("optimizer", KERAS_OPTIMIZERS)
+def test_ten_steps_follow_keras(optimizer: Optimizer) -> None:
+    model = small_net(1, None)
+    result = compile_trainable(
+        model, name="net", input=input_of((8, 8, 1)), classes=["no", "yes"], optimizer=optimizer, batch_size=6
+    )
+    rng = np.random.default_rng(2)
+    batches = [examples(rng, (8, 8, 1), 6, real=4 if step == 9 else 6) for step in range(10)]
+    trainer = LiteRTTrainer(result.bundle)
+    trainer.set_weights(result.weights)
+    ours = [trainer.train([batch], learning_rate=0.01).loss for batch in batches]
+    theirs = keras_training(model, KERAS_OPTIMIZERS[optimizer](0.01), batches, "binary_crossentropy")
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3)
+    for name, value in keras_weights(model).items():  # moving statistics included
+        np.testing.assert_allclose(trainer.get_weights()[name], value, atol=2e-3, rtol=1e-2, err_msg=name)
+
+
+LOSSES: list[tuple[Loss, int, str, float]] = [
+    ("binary_crossentropy", 1, "sigmoid", 0.0),
+    ("binary_crossentropy", 1, "sigmoid", 0.1),
+    ("focal", 1, "sigmoid", 0.0),
+    ("mean_squared_error", 1, "sigmoid", 0.0),
+    ("categorical_crossentropy", 3, "softmax", 0.0),
+    ("categorical_crossentropy", 3, "softmax", 0.2),
+    ("focal", 3, "softmax", 0.0),
+    ("mean_squared_error", 3, "softmax", 0.0),
+]
+
+
+@pytest.mark.parametrize(("loss", "outputs", "activation", "smoothing"), LOSSES)
+def test_losses_and_predictions_are_keras(
+    loss: Loss, outputs: int, activation: str, smoothing: float
+) -> None:
+    """The compiled model ends in an activation, the reference in logits: both train the same."""
+    model, reference = small_net(outputs, activation), small_net(outputs, None)
+    classes = ["no", "yes"] if outputs == 1 else ["a", "b", "c"]
+    result = compile_trainable(
+        model,
+        name="net",
+        input=input_of((8, 8, 1)),
+        classes=classes,
+        loss=loss,
+        optimizer="sgd",
+        batch_size=6,
+        label_smoothing=smoothing,
+    )
+    rng = np.random.default_rng(2)
+    batches = [examples(rng, (8, 8, 1), 6, classes=len(classes)) for _ in range(4)]
+    trainer = LiteRTTrainer(result.bundle)
+    trainer.set_weights(result.weights)
+    ours = [trainer.train([batch], learning_rate=0.1).loss for batch in batches]
+    theirs = keras_training(
+        reference,
+        tf_keras.optimizers.SGD(0.1),
+        batches,
+        loss,
+        **({"label_smoothing": smoothing} if smoothing else {}),
+    )
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3)
+
+    load_keras_weights(model, trainer.get_weights())
+    expected = model.predict(batches[0].inputs, verbose=0)
+    if outputs == 1:
+        expected = np.column_stack([1 - expected, expected])
+    np.testing.assert_allclose(trainer.predict(batches[0].inputs), expected, atol=1e-5)
+
+
+def test_one_logit_and_two_softmax_outputs_learn_the_same_task() -> None:
+    """Both ways of two classes are accepted and reach a separable set's labels."""
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(16, 5)).astype(np.float32)
+    batch = Examples(inputs, (inputs[:, 0] > 0).astype(np.int32), np.ones(16, np.float32))
+    for outputs, loss in ((1, "binary_crossentropy"), (2, "categorical_crossentropy")):
+        model = tf_keras.Sequential([layers.Input((5,)), layers.Dense(outputs)])
+        result = compile_trainable(
+            model, name="net", input=input_of((5,)), classes=["no", "yes"], loss=loss, batch_size=16
+        )
+        trainer = LiteRTTrainer(result.bundle)
+        trainer.set_weights(result.weights)
+        trainer.train([batch] * 150, learning_rate=0.1)
+        assert trainer.evaluate([batch]).accuracy == 1.0
+
+
+def test_padding_changes_nothing() -> None:
+    """What stands in the padded rows does not matter, batch statistics included."""
+    model = small_net(1, None)
+    result = compile_trainable(
+        model, name="net", input=input_of((8, 8, 1)), classes=["no", "yes"], batch_size=6
+    )
+    batch = examples(np.random.default_rng(4), (8, 8, 1), 6, real=4)
+    other = np.copy(batch.inputs)
+    other[4:] = 50.0
+    outcomes = []
+    for inputs in (batch.inputs, other):
+        trainer = LiteRTTrainer(result.bundle)
+        trainer.set_weights(result.weights)
+        sums = trainer.train([Examples(inputs, batch.labels, batch.weights)], learning_rate=0.01)
+        assert (sums.examples, sums.steps, sums.weight_sum) == (4, 1, 4.0)
+        outcomes.append(trainer.get_weights())
+    for name, value in outcomes[0].items():
+        np.testing.assert_allclose(value, outcomes[1][name], atol=1e-6, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def dropout_net() -> Any:
+    model = tf_keras.Sequential([layers.Input((6,)), layers.Dense(64), layers.Dropout(0.5), layers.Dense(1)])
+    return model, compile_trainable(
+        model, name="net", input=input_of((6,)), classes=["no", "yes"], optimizer="sgd", batch_size=8
+    )
+
+
+def test_dropout_is_seeded_and_absent_from_predictions(dropout_net: Any) -> None:
+    model, result = dropout_net
+    batch = examples(np.random.default_rng(3), (6,), 8)
+    outcomes = []
+    for seed in (1, 1, 2):
+        trainer = LiteRTTrainer(result.bundle)
+        trainer.set_weights(result.weights)
+        predicted = trainer.predict(batch.inputs)[:, 1]
+        trainer.train([batch], learning_rate=0.5, rng=np.random.default_rng(seed))
+        outcomes.append(trainer.get_weights()["dense/kernel"])
+    np.testing.assert_allclose(predicted, tf.sigmoid(model(batch.inputs))[:, 0], atol=1e-6)
+    np.testing.assert_array_equal(outcomes[0], outcomes[1])
+    assert not np.array_equal(outcomes[0], outcomes[2])
+
+
+def test_dropout_gradient_is_that_of_its_mask(dropout_net: Any) -> None:
+    model, result = dropout_net
+    batch = examples(np.random.default_rng(3), (6,), 8)
+    trainer = LiteRTTrainer(result.bundle)
+    trainer.set_weights(result.weights)
+    trainer.train([batch], learning_rate=64.0, rng=np.random.default_rng(9))
+    mask = (np.random.default_rng(9).random((8, 64), dtype=np.float32) >= 0.5) * np.float32(2)
+    kernel = model.layers[0].kernel
+    with tf.GradientTape() as tape:
+        logits = model.layers[2](model.layers[0](batch.inputs) * mask)
+        loss = keras_loss("binary_crossentropy", batch.labels, logits)
+    ours = (result.weights["dense/kernel"] - trainer.get_weights()["dense/kernel"]) / 64
+    np.testing.assert_allclose(ours, tape.gradient(loss, kernel), atol=1e-6)
+
+
+def test_training_dropout_without_a_generator_is_refused(dropout_net: Any) -> None:
+    trainer = LiteRTTrainer(dropout_net[1].bundle)
+    trainer.set_weights(dropout_net[1].weights)
+    with pytest.raises(TrainingError, match="random generator"):
+        trainer.train([], learning_rate=0.1)
+
+
+def test_proximal_term_and_correction_move_the_step(dropout_net: Any) -> None:
+    """One step of SGD: w - rate * (g + mu * (w - anchor) + correction)."""
+    model = tf_keras.Sequential([layers.Input((6,)), layers.Dense(1)])
+    result = compile_trainable(
+        model, name="net", input=input_of((6,)), classes=["no", "yes"], optimizer="sgd", batch_size=4
+    )
+    batches = [examples(np.random.default_rng(seed), (6,), 4) for seed in (0, 1)]
+    correction = {name: np.full_like(value, 0.25) for name, value in result.weights.items()}
+
+    def steps(mu: float, corrected: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+        trainer = LiteRTTrainer(result.bundle)
+        trainer.set_weights(result.weights)
+        trainer.train(batches[:1], learning_rate=0.5)
+        middle = trainer.get_weights()
+        if corrected:
+            trainer.set_correction(correction)
+        trainer.train(batches[1:], learning_rate=0.5, proximal_mu=mu)
+        return middle, trainer.get_weights()
+
+    middle, plain = steps(0.0, False)
+    _, proximal = steps(0.3, False)
+    _, corrected = steps(0.0, True)
+    for name, anchor in result.weights.items():
+        pull = 0.5 * 0.3 * (middle[name] - anchor)
+        np.testing.assert_allclose(proximal[name], plain[name] - pull, atol=1e-6)
+        np.testing.assert_allclose(corrected[name], plain[name] - 0.125, atol=1e-6)
+
+
+def test_frozen_layers_neither_move_nor_travel() -> None:
+    model = build_model("small_cnn_frozen", (16, 16, 1), 2)
+    result = compile_trainable(
+        model, name="net", input=input_of((16, 16, 1)), classes=["no", "yes"], batch_size=4
+    )
+    assert not [name for name in result.weights if name.startswith(("conv1/", "conv2/"))]
+    trainer = LiteRTTrainer(result.bundle)
+    trainer.set_weights(result.weights)
+    batch = examples(np.random.default_rng(0), (16, 16, 1), 4)
+    trainer.train([batch] * 3, learning_rate=0.01)
+    load_keras_weights(model, trainer.get_weights())
+    np.testing.assert_allclose(
+        trainer.predict(batch.inputs)[:, 1], model.predict(batch.inputs, verbose=0)[:, 0], atol=1e-5
+    )
+
+
+def test_names_do_not_depend_on_what_was_built_before() -> None:
+    first, second = small_net(1, None), small_net(1, None)
+    assert list(keras_weights(first)) == list(keras_weights(second))
+    load_keras_weights(second, keras_weights(first))
+    with pytest.raises(TrainableError, match="not those of model"):
+        load_keras_weights(second, {"dense/kernel": np.zeros((1, 1), np.float32)})
+    wrong = keras_weights(first) | {"dense_1/bias": np.zeros(9, np.float32)}
+    with pytest.raises(TrainableError, match=r"dense_1/bias.*\(9,\)"):
+        load_keras_weights(second, wrong)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_zoo_entry_builds_with_the_outputs_that_the_classes_want(name: str) -> None:
+    entry = MODELS[name]
+    assert entry.build(entry.default_input, 2).output_shape == (None, 1)
+    assert entry.build(entry.default_input, 5).output_shape == (None, 5)
