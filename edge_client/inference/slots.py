@@ -1,110 +1,251 @@
-"""Two slots for models and one pointer: a switch is a single rename, so a power cut finds old or new.
+"""Two models on the disk, the active and the previous, and one pointer that says which is which.
 
 ::
 
-    models/a/, models/b/    model.tflite, spec.json, installed.json (digest and version of the model)
-    models/active           "a" or "b"; replaced atomically
+    models/pointer.json     names of the folders of the active and the previous model
+    models/7-1f0c92e0a3b4/  version and digest of: model.tflite, spec.json, manifest, installed.json
+
+A release is written into a folder of its own, file by file, each synced; ``installed.json`` comes last and
+holds the SHA-256 of the others, so a folder that has it and agrees with it is whole. The switch is the
+replacement of the pointer, one rename: a power cut at any moment finds the old pair or the new one. Folders
+that the pointer does not name are swept away at the next switch, and never before it, so neither a disk
+that fills up nor a failed release costs the way back.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import logging
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
-from compression.records import Record, RecordError, dumps, loads
+from compression.records import Length, Matches, Record, RecordError, dumps, loads
 from compression.spec import MAX_SPEC_BYTES, ModelSpec
-from edge_client.files import write_atomically
+from edge_client.files import sync_directory, write_atomically
 from edge_client.wire.blobs import Digest, sha256
 from edge_client.wire.messages import Number
 
-Slot = Literal["a", "b"]
-SLOTS: tuple[Slot, Slot] = ("a", "b")
+log = logging.getLogger(__name__)
+
+MODEL, SPEC, MANIFEST, INSTALLED = "model.tflite", "spec.json", "manifest", "installed.json"
+POINTER, LOCK = "pointer.json", "lock"
+RECORD_BYTES = 4096  # more than either record takes
+READ_ATTEMPTS = 3  # a reader without the lock may meet a switch, but not three in a row
+
+Slot = Annotated[str, Matches(r"[0-9]{1,16}-[0-9a-f]{12}")]  # name of a folder
 
 
 class SlotError(RuntimeError):
-    """There is no model in the slot, or it is damaged."""
+    """There is no such model, or it is damaged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Installed(Record):
-    """What a slot holds."""
+    """What a folder holds, as SHA-256 of each file."""
 
     version: Number
-    digest: Digest  # SHA-256 of model.tflite
+    model: Digest
+    spec: Digest
+    manifest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer(Record):
+    """Which model answers, and which one would after `rollback`."""
+
+    active: Slot
+    previous: Annotated[tuple[Slot, ...], Length(0, 1)] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ActiveModel:
-    """A model that may answer."""
+    """A model that may answer; `manifest` is the signed release it came with, as it was received."""
 
     version: int
     tflite: bytes
     spec: ModelSpec
+    manifest: bytes = b""
 
 
 class ModelSlots:
-    """The models of one device."""
+    """The models of one device. Writers take turns by a lock file; readers never wait."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         directory.mkdir(parents=True, exist_ok=True)
 
-    def stage(self, version: int, tflite: bytes, spec: ModelSpec) -> Slot:
-        """Write a model into the slot that is not active; nothing answers from it before `activate`."""
-        slot: Slot = "b" if self._active_slot() == "a" else "a"
-        folder = self._directory / slot
-        shutil.rmtree(folder, ignore_errors=True)
-        write_atomically(folder / "model.tflite", tflite)
-        write_atomically(folder / "spec.json", dumps(spec))
-        write_atomically(folder / "installed.json", dumps(Installed(version=version, digest=sha256(tflite))))
+    def stage(
+        self,
+        version: int,
+        tflite: bytes,
+        spec: ModelSpec,
+        *,
+        manifest: bytes = b"",
+        digest: str | None = None,
+    ) -> str:
+        """Write a model beside the others; nothing answers from it before `activate`.
+
+        Args:
+            version: of the release.
+            tflite: the file.
+            spec: of the model.
+            manifest: the signed release, kept as it is.
+            digest: SHA-256 that the file must have, where the caller has not checked it.
+
+        Returns:
+            The folder's name, for `activate`.
+
+        Raises:
+            SlotError: the file is another one than the digest says.
+            OSError: the disk is full, for instance; the other models stand.
+        """
+        found = sha256(tflite)
+        if digest is not None and found != digest:
+            raise SlotError(f"model {version} is not the file that was signed")
+        installed = Installed(
+            version=version, model=found, spec=sha256(dumps(spec)), manifest=sha256(manifest)
+        )
+        slot = f"{version}-{sha256(dumps(installed))[:12]}"
+        with self._locked():
+            try:
+                _read(self._directory / slot)  # a release that is offered again; it may be the active one
+            except SlotError:
+                self._write(slot, tflite, spec, manifest, installed)
         return slot
 
-    def activate(self, slot: Slot) -> None:
-        """Let the model of a slot answer from now on; raise `SlotError` if it is not whole."""
-        self._read(slot)
-        write_atomically(self._directory / "active", slot.encode())
+    def activate(self, slot: str) -> None:
+        """Let a staged model answer from now on; raise `SlotError` if it is not whole."""
+        _read(self._directory / slot)
+        with self._locked():
+            pointer = self._pointer()
+            if pointer is not None and pointer.active == slot:
+                return
+            previous = () if pointer is None else (pointer.active,)
+            self._point(Pointer(active=slot, previous=previous))
+            self._sweep()
 
     def rollback(self) -> ActiveModel:
-        """Go back to the model before; raise `SlotError` if there is none."""
-        slot: Slot = "b" if self._active_slot() == "a" else "a"
-        model = self._read(slot)
-        self.activate(slot)
+        """Let the previous model answer again; raise `SlotError` if there is none or it is damaged."""
+        with self._locked():
+            pointer = self._pointer()
+            if pointer is None or not pointer.previous:
+                raise SlotError("there is no previous model to go back to")
+            model = _read(self._directory / pointer.previous[0])[1]
+            self._point(Pointer(active=pointer.previous[0], previous=(pointer.active,)))
         return model
 
     def active(self) -> ActiveModel | None:
-        """The model that answers; None before the first release."""
-        slot = self._active_slot()
-        return self._read(slot) if slot else None
+        """The model that answers; None before the first release.
 
-    def active_version(self) -> int:
-        """Version of the model that answers; 0 without one, or if its slot is damaged."""
-        slot = self._active_slot()
-        if slot is None:
-            return 0
-        with contextlib.suppress(OSError, RecordError):
-            return self._installed(slot).version
-        return 0
+        A model that the disk has damaged does not answer: the previous one does.
 
-    def _active_slot(self) -> Slot | None:
-        with contextlib.suppress(OSError):
-            text = (self._directory / "active").read_text()
-            return next((slot for slot in SLOTS if slot == text), None)
+        Raises:
+            SlotError: neither is whole.
+        """
+        for attempt in range(READ_ATTEMPTS):
+            pointer = self._pointer()
+            if pointer is None:
+                return None
+            try:
+                return self._first_whole((pointer.active, *pointer.previous))
+            except SlotError:
+                if attempt == READ_ATTEMPTS - 1 or self._pointer() == pointer:
+                    raise
         return None
 
-    def _installed(self, slot: Slot) -> Installed:
-        return loads(Installed, (self._directory / slot / "installed.json").read_bytes(), max_bytes=4096)
+    def previous(self) -> ActiveModel | None:
+        """The model that `rollback` goes back to; None without one or if it is damaged."""
+        pointer = self._pointer()
+        if pointer is None or not pointer.previous:
+            return None
+        with contextlib.suppress(SlotError):
+            return _read(self._directory / pointer.previous[0])[1]
+        return None
 
-    def _read(self, slot: Slot) -> ActiveModel:
-        folder = self._directory / slot
+    def active_version(self) -> int:
+        """Version of the model that answers; 0 without one."""
+        with contextlib.suppress(SlotError):
+            model = self.active()
+            return model.version if model else 0
+        return 0
+
+    # ---- inside ----
+
+    def _first_whole(self, slots: tuple[str, ...]) -> ActiveModel:
+        reasons = []
+        for slot in slots:
+            try:
+                model = _read(self._directory / slot)[1]
+            except SlotError as exc:
+                reasons.append(str(exc))
+            else:
+                if reasons:
+                    log.warning("%s; model %d answers instead", reasons[0], model.version)
+                return model
+        raise SlotError("; ".join(reasons))
+
+    def _pointer(self) -> Pointer | None:
+        path = self._directory / POINTER
         try:
-            installed = self._installed(slot)
-            tflite = (folder / "model.tflite").read_bytes()
-            spec = loads(ModelSpec, (folder / "spec.json").read_bytes(), max_bytes=MAX_SPEC_BYTES)
+            return loads(Pointer, path.read_bytes(), max_bytes=RECORD_BYTES)
+        except FileNotFoundError:
+            return None
         except (OSError, RecordError) as exc:
-            raise SlotError(f"slot {slot} holds no whole model: {exc}") from exc
-        if sha256(tflite) != installed.digest:
-            raise SlotError(f"the model in slot {slot} is not the one that was installed")
-        return ActiveModel(installed.version, tflite, spec)
+            log.warning("%s cannot be used, as if there were no model: %s", path, exc)
+            return None
+
+    def _named(self) -> tuple[str, ...]:
+        pointer = self._pointer()
+        return () if pointer is None else (pointer.active, *pointer.previous)
+
+    def _point(self, pointer: Pointer) -> None:
+        write_atomically(self._directory / POINTER, dumps(pointer))
+
+    def _write(
+        self, slot: str, tflite: bytes, spec: ModelSpec, manifest: bytes, installed: Installed
+    ) -> None:
+        folder = self._directory / slot
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            write_atomically(folder / MODEL, tflite)
+            write_atomically(folder / SPEC, dumps(spec))
+            write_atomically(folder / MANIFEST, manifest)
+            write_atomically(folder / INSTALLED, dumps(installed))
+            sync_directory(self._directory)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)  # gives the space back to those that answer
+            raise
+
+    def _sweep(self) -> None:
+        """Remove every folder that the pointer does not name."""
+        named = self._named()
+        for entry in self._directory.iterdir():
+            if entry.is_dir() and entry.name not in named:
+                shutil.rmtree(entry, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        with (self._directory / LOCK).open("wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # let go with the file, by a killed process too
+            yield
+
+
+def _read(folder: Path) -> tuple[Installed, ActiveModel]:
+    try:
+        installed = loads(Installed, (folder / INSTALLED).read_bytes(), max_bytes=RECORD_BYTES)
+        tflite, plain = (folder / MODEL).read_bytes(), (folder / SPEC).read_bytes()
+        manifest = (folder / MANIFEST).read_bytes()
+        spec = loads(ModelSpec, plain, max_bytes=MAX_SPEC_BYTES)
+    except (OSError, RecordError) as exc:
+        raise SlotError(f"{folder} holds no whole model: {exc}") from exc
+    if (sha256(tflite), sha256(plain), sha256(manifest)) != (
+        installed.model,
+        installed.spec,
+        installed.manifest,
+    ):
+        raise SlotError(f"the model in {folder} is not the one that was installed")
+    return installed, ActiveModel(installed.version, tflite, spec, manifest)
