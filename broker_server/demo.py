@@ -50,6 +50,10 @@ class DemoError(RuntimeError):
     """The demonstration cannot be run as asked."""
 
 
+class ClientsFailedError(DemoError):
+    """No client could start; the logs are kept."""
+
+
 @dataclass(frozen=True, slots=True)
 class DemoOptions:
     """What the command line chose; None takes what suits the data set."""
@@ -94,8 +98,18 @@ def run_demo(options: DemoOptions, observer: RunObserver, stop: threading.Event)
     Raises:
         DemoError, DataError, ConfigError, BrokerError, RunError: one line that says why.
     """
-    started = time.time()
     folder = _fresh_folder(options.out)
+    try:
+        return _run_in(folder, options, observer, stop)
+    except ClientsFailedError:
+        raise  # their logs say why
+    except Exception:
+        shutil.rmtree(folder)  # nothing half-made that looks like a run
+        raise
+
+
+def _run_in(folder: Path, options: DemoOptions, observer: RunObserver, stop: threading.Event) -> RunReport:
+    started = time.time()
     observer.note(Note(f"dealing out {options.dataset}"))
     data = prepare_demo_data(
         options.dataset,
@@ -227,7 +241,7 @@ def _run_server(server: Server, clients: ClientProcesses, stop: threading.Event)
     if stop.is_set() and len(clients.failed()) == clients.count:
         log_file = next(iter(clients.failed())).parent / "log.txt"
         last = log_file.read_text(errors="replace").strip().splitlines()[-1:] or ["no log"]
-        raise DemoError(f"no client could start: {last[0]} ({log_file})")
+        raise ClientsFailedError(f"no client could start: {last[0]} ({log_file})")
 
 
 def _compare(server: Server, data: DemoData, config: ServerConfig, observer: RunObserver) -> Comparison:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from broker_server.config import ModelConfig
 from broker_server.models import build_model
 from compression.spec import ImageInput, Loss, TableInput, TrainableBundle, Weights
+from compression.tf import quiet, tensorflow
 from edge_client.data import DataSource, LocalData, batches, load_data
 from edge_client.data.catalogue import Progress
 from edge_client.training import LiteRTTrainer
@@ -36,27 +37,26 @@ def compile_program(
     config: ModelConfig, input: ImageInput | TableInput, classes: Sequence[str]
 ) -> tuple[TrainableBundle, Weights]:
     """Build the model and compile its training program; with it come the first weights."""
-    from compression.trainable import compile_trainable  # TensorFlow: several seconds
+    with quiet():
+        model = seeded_model(config, input.shape, len(classes))
+        from compression.trainable import compile_trainable
 
-    model = seeded_model(config, input.shape, len(classes))
-    result = compile_trainable(
-        model,
-        name=config.name,
-        input=input,
-        classes=classes,
-        loss=choose_loss(config, classes),
-        optimizer=config.optimizer,
-        batch_size=config.batch_size,
-        augmentation=config.augmentation,
-    )
+        result = compile_trainable(
+            model,
+            name=config.name,
+            input=input,
+            classes=classes,
+            loss=choose_loss(config, classes),
+            optimizer=config.optimizer,
+            batch_size=config.batch_size,
+            augmentation=config.augmentation,
+        )
     return result.bundle, result.weights
 
 
 def seeded_model(config: ModelConfig, shape: Sequence[int], classes: int) -> Any:
     """The Keras model of the settings; the same seed gives the same first weights."""
-    import tensorflow as tf
-
-    tf.keras.utils.set_random_seed(config.seed)
+    tensorflow().keras.utils.set_random_seed(config.seed)
     return build_model(config.name, shape, classes)
 
 

@@ -153,7 +153,7 @@ def build_report(
             client_figures(name, hello, records, reports.get(name)) for name, hello in hellos.items()
         ),
         incidents=tuple(
-            Incident(at_s=max(0.0, entry.at - facts.started), who=entry.who, what=entry.what)
+            Incident(max(0.0, entry.at - facts.started), entry.who, entry.what, entry.remedy)
             for entry in ledger.incidents()
         ),
         settings=_settings(config),

@@ -54,6 +54,7 @@ from edge_client.wire.messages import (
     BlobRequest,
     Chunk,
     Hello,
+    HelloRequest,
     Presence,
     Receipt,
     ReleaseReport,
@@ -66,6 +67,7 @@ from provisioning.pki.signing import load_signing_key
 log = logging.getLogger(__name__)
 
 TICK_S = 0.5
+ASK_S = 2.0  # between requests for a hello that is missing
 REPUBLISH_S = 30.0  # a task or release that went unanswered this long is published again
 
 
@@ -98,7 +100,8 @@ class Server:
         self._published = 0.0
         self._bytes_up: Counter[str] = Counter()
         self._hellos: dict[str, Hello] = self.stages.ledger.devices()
-        self._clients: dict[str, ClientRecord] = {}
+        self._present: dict[str, str] = {}  # device: its process's session, as the broker says
+        self._ask_at = 0.0
 
     def run(self, stop: threading.Event) -> None:
         """Go through the stages, then the release; return when done or told to stop.
@@ -135,10 +138,16 @@ class Server:
         if self._state.phase == "working":
             self._task = last.task
             count = len(self._state.reported)
-            self._incident("server", f"restarted in round {last.task.round}, {count} results already there")
+            self._incident(
+                "server",
+                f"stopped in round {last.task.round} with {count} results in",
+                "restarted; it went on with those results",
+            )
         else:
             self._incident(
-                "server", f"restarted after {self._state.index} of {len(self._state.stages)} stages"
+                "server",
+                f"stopped after {self._state.index} of {len(self._state.stages)} stages",
+                "restarted; it went on with the next",
             )
 
     def _turn(self) -> None:
@@ -155,7 +164,9 @@ class Server:
             finally:
                 item.acknowledge()
         self._feed(Tick())
-        self._republish()
+        if self._session.connected:
+            self._ask_for_hellos()
+            self._republish()
 
     # ---- the machine ----
 
@@ -172,7 +183,8 @@ class Server:
                 self._close(command)
             case RetryStage(stage, number, reason):
                 self.stages.ledger.close_task(number)
-                self._incident("server", f"{stage.kind} of round {stage.round} is tried again: {reason}")
+                what = f"{stage.kind} of round {stage.round} came to {reason}"
+                self._incident("server", what, "tried again with the devices that were there")
             case _:
                 log.info("all stages are done")
 
@@ -182,7 +194,6 @@ class Server:
             self.stages.compile({name: self._hellos[name] for name in command.cohort})
         columns = self._hellos[command.cohort[0]].data.columns
         self._task = self.stages.make_task(command.stage, command.cohort, columns)
-        self._clients.clear()
         if command.stage.kind == "train":
             self._observer.round_started(
                 RoundStarted(command.stage.round, command.cohort, self.config.rounds.rounds)
@@ -194,7 +205,8 @@ class Server:
         clients, dropped_bytes = self._client_records(command)
         record = self.stages.close(command, clients, dropped_bytes, time.time())
         for device, reason in command.dropped.items():
-            self._incident(device, f"not in {command.stage.kind} of round {command.stage.round}: {reason}")
+            what = f"not in {command.stage.kind} of round {command.stage.round}: {reason}"
+            self._incident(device, what, f"closed with the results of {len(command.devices)} others")
         if record is not None and command.stage.kind == "train":
             self._observer.round_finished(RoundFinished(round_figures(record)))
         self._task = None
@@ -227,7 +239,9 @@ class Server:
             return
         log.warning("not connected: %s", change.reason)
         if not self._broker.alive():
-            self._incident("broker", f"gone ({change.reason}); starting it again")
+            self._incident(
+                "broker", f"gone ({change.reason})", "started again; open results are offered again"
+            )
             try:
                 self._broker.restart()
             except BrokerError as exc:
@@ -249,8 +263,18 @@ class Server:
             log.info("%s", exc)
 
     def _republish(self) -> None:
-        if self._session.connected and time.monotonic() - self._published > REPUBLISH_S:
+        if time.monotonic() - self._published > REPUBLISH_S:
             self._publish_task()
+
+    def _ask_for_hellos(self) -> None:
+        now = time.monotonic()
+        if now < self._ask_at:
+            return
+        self._ask_at = now + ASK_S
+        for device, session in self._present.items():
+            hello = self._hellos.get(device)
+            if hello is None or hello.session != session:
+                self._publisher.tell(device, HelloRequest(session=session))
 
     # ---- messages ----
 
@@ -279,18 +303,21 @@ class Server:
     def _on_presence(self, device: str, presence: Presence) -> None:
         hello = self._hellos.get(device)
         if presence.state == "online":
+            self._present[device] = presence.session
             if hello is not None and hello.session == presence.session:
                 self._feed(Joined(device))
         elif hello is None or hello.session == presence.session:  # else: an old process's last will
+            self._present.pop(device, None)
             if device in self._state.online:
                 self._observer.device_left(DeviceLeft(device))
                 if device in self._state.outstanding:
-                    self._incident(device, "left in the middle of a task")
+                    grace = f"waited up to {self.config.rounds.grace_s:g} s for it"
+                    self._incident(device, "left in the middle of a task", grace)
             self._feed(Left(device))
 
     def _on_hello(self, device: str, hello: Hello) -> None:
         if problem := self._unfit(hello):
-            self._incident(device, f"cannot take part: {problem}")
+            self._incident(device, f"cannot take part: {problem}", "the run goes on without it")
             return
         returned = device in self._hellos
         self._hellos[device] = hello
@@ -373,10 +400,10 @@ class Server:
     def _refuse(self, device: str, result: Result, reason: str, *, failed: bool = False) -> None:
         self._publisher.tell(device, Receipt(task=result.task, accepted=False, reason=reason[:500]))
         if failed:
-            self._incident(device, f"its result is not counted: {reason}")
+            self._incident(device, f"its result is not counted: {reason}", "refused; the others' count")
             self._feed(Reported(device, result.task, reason[:200]))
 
-    def _incident(self, who: str, what: str) -> None:
-        log.warning("%s: %s", who, what)
-        self.stages.ledger.note(time.time(), who, what)
-        self._observer.note(Note(f"{who}: {what}", level="warning"))
+    def _incident(self, who: str, what: str, remedy: str) -> None:
+        log.warning("%s: %s; %s", who, what, remedy)
+        self.stages.ledger.note(time.time(), who, what[:1000], remedy)
+        self._observer.note(Note(f"{who}: {what}; {remedy}"[:1900], level="warning"))

@@ -35,6 +35,7 @@ from edge_client.wire.messages import (
     Chunk,
     Grant,
     Hello,
+    HelloRequest,
     Message,
     Presence,
     Receipt,
@@ -152,6 +153,8 @@ class Agent:
             self._on_grant(message)
         elif channel == MESSAGE and isinstance(message, Receipt):
             self._on_receipt(message)
+        elif channel == MESSAGE and isinstance(message, HelloRequest):
+            self._send(self._hello(), MESSAGE)
         else:
             raise WireError(f"{type(message).__name__} does not belong on channel {channel[:20]!r}")
 

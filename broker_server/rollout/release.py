@@ -17,6 +17,7 @@ from broker_server.stages import Stages
 from compression.models.export import ExportedModel, export_model
 from compression.records import dumps
 from compression.spec import ModelSpec
+from compression.tf import quiet
 from edge_client.data import Batch, DataSource, LocalData, batches, load_data
 from edge_client.inference.latency import Latency, measure_latency
 from edge_client.inference.predictor import Predictor
@@ -104,13 +105,14 @@ class Rollout:
         recipe = self._config.release.recipe
         self._observer.note(Note(f"making the {recipe} model"))
         spec, versions = self._stages.bundle.spec, self._stages.versions
-        from compression.trainable import load_keras_weights
+        classes, calibration = len(spec.classes), self._calibration(spec)
+        with quiet():
+            model = seeded_model(self._config.model, spec.input.shape, classes)
+            from compression.trainable import load_keras_weights
 
-        model = seeded_model(self._config.model, spec.input.shape, len(spec.classes))
-        load_keras_weights(model, versions.weights)
-        classes = len(spec.classes)
-        exported = export_model(model, classes=classes, recipe=recipe, calibration=self._calibration(spec))
-        plain = export_model(model, classes=classes, recipe="float32")
+            load_keras_weights(model, versions.weights)
+            exported = export_model(model, classes=classes, recipe=recipe, calibration=calibration)
+            plain = export_model(model, classes=classes, recipe="float32")
         self._keep_figures(version, spec, exported, plain)
         release = Release(
             fleet=self._config.fleet,

@@ -31,7 +31,7 @@ CREATE UNIQUE INDEX IF NOT EXISTS one_result_a_stage ON results (stage, device);
 CREATE TABLE IF NOT EXISTS versions (version INTEGER PRIMARY KEY, record TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS rounds (round INTEGER PRIMARY KEY, record TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS incidents (
-    at REAL NOT NULL, who TEXT NOT NULL, what TEXT NOT NULL) STRICT;
+    at REAL NOT NULL, who TEXT NOT NULL, what TEXT NOT NULL, remedy TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS releases (version INTEGER PRIMARY KEY, release TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS release_reports (
     version INTEGER NOT NULL, device TEXT NOT NULL, report TEXT NOT NULL,
@@ -52,6 +52,7 @@ class Incident:
     at: float  # seconds since 1970
     who: str
     what: str
+    remedy: str  # how the run went on
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,14 +177,15 @@ class Ledger:
         rows = self._db.execute("SELECT round, record FROM rounds ORDER BY round")
         return {number: _record(cls, text) for number, text in rows}
 
-    def note(self, now: float, who: str, what: str) -> None:
+    def note(self, now: float, who: str, what: str, remedy: str) -> None:
         """Something went wrong and was dealt with."""
-        self._db.execute("INSERT INTO incidents VALUES (?, ?, ?)", (now, who, what))
+        self._db.execute("INSERT INTO incidents VALUES (?, ?, ?, ?)", (now, who, what, remedy))
 
     def incidents(self) -> list[Incident]:
         """What went wrong, in order."""
         return [
-            Incident(*row) for row in self._db.execute("SELECT at, who, what FROM incidents ORDER BY rowid")
+            Incident(*row)
+            for row in self._db.execute("SELECT at, who, what, remedy FROM incidents ORDER BY rowid")
         ]
 
     # ---- releases ----

@@ -178,6 +178,18 @@ class Receipt(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class HelloRequest(Message):
+    """Please introduce yourself again: the broker says you are there, and no hello has come.
+
+    A hello is lost when a device connects before the server has ever subscribed.
+    """
+
+    TYPE: ClassVar[int] = 19
+    SIGNED: ClassVar[bool] = True
+    session: Identifier  # as the presence says it
+
+
+@dataclass(frozen=True, slots=True)
 class DeltaRef(Record):
     """A step from one version of the weights to the next, coded by `compression.updates`."""
 
@@ -279,6 +291,7 @@ MESSAGE_TYPES: Mapping[int, type[Message]] = {
         Chunk,
         Grant,
         Receipt,
+        HelloRequest,
         Task,
         Release,
     )

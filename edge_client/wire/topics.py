@@ -5,7 +5,7 @@
     bramble/1/<fleet>/up/<device>/status     device  -> server   Presence (retained; also the last will)
     bramble/1/<fleet>/up/<device>/message    device  -> server   Hello, Result, BlobRequest, ReleaseReport
     bramble/1/<fleet>/up/<device>/chunk      device  -> server   Chunk
-    bramble/1/<fleet>/down/<device>/message  server  -> device   Grant, Receipt (signed)
+    bramble/1/<fleet>/down/<device>/message  server  -> device   Grant, Receipt, HelloRequest (signed)
     bramble/1/<fleet>/down/<device>/chunk    server  -> device   Chunk
     bramble/1/<fleet>/all/task               server  -> devices  Task (signed, retained)
     bramble/1/<fleet>/all/release            server  -> devices  Release (signed, retained)

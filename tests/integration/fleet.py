@@ -32,6 +32,7 @@ from broker_server.config import (
 )
 from broker_server.fleet import create_fleet, device_settings, fleet_broker, write_settings
 from broker_server.simulation.demo_data import prepare_demo_data
+from edge_client.wire.topics import AGGREGATOR
 from provisioning.pki.signing import load_signing_key
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -172,7 +173,7 @@ def real_fleet(folder: Path, kind: str, **rounds: Any) -> Iterator[RealFleet]:
         if kind == "external":
             outer = stack.enter_context(open_broker("mosquitto", folder / "outer", fleet=FLEET, plain=True))
             address = outer.server_address()
-            wanted = BrokerConfig(kind=f"mqtt://{address.host}:{address.port}")
+            wanted = BrokerConfig(kind=f"mqtt://{AGGREGATOR}@{address.host}:{address.port}")
         config = ServerConfig(
             fleet=FLEET,
             broker=wanted,
