@@ -3,7 +3,7 @@
 Asymmetric numeral systems (Duda, 2013) in their range variant, with many states side by side (Giesen,
 "Interleaved entropy coders", 2014): symbol i belongs to state ``i % lanes``, so that one NumPy operation
 advances all states by one symbol and no Python loop runs over symbols. No library for this has wheels
-for 64-bit and 32-bit Arm: `constriction` has neither, `zstandard` none for armv7.
+for 64-bit and 32-bit Arm: pip finds neither for `constriction`, none on armv7 for `zstandard`.
 
 States are 32 bits, leave by 16-bit words, and divide a range of 4096. The table of frequencies is
 coarse (two steps an octave, 5 bits a symbol): updates of small models have a few hundred symbols, where

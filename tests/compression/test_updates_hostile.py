@@ -82,7 +82,7 @@ def mutated(payload: bytes, changes: list[tuple[float, int]], cut: float, splice
     return bytes(body[:where]) + splice + bytes(body[where + len(splice) :])
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(st.sampled_from(PAYLOADS), mutations, st.floats(0, 1), st.binary(max_size=6))
 def test_a_mutated_update_with_a_good_checksum_is_read_or_refused(
     payload: bytes, changes: list[tuple[float, int]], cut: float, splice: bytes
@@ -90,7 +90,7 @@ def test_a_mutated_update_with_a_good_checksum_is_read_or_refused(
     either(decode, sealed(mutated(payload, changes, cut, splice)))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(mutations, st.floats(0, 1), st.binary(max_size=6))
 def test_a_mutated_model_with_a_good_checksum_is_read_or_refused(
     changes: list[tuple[float, int]], cut: float, splice: bytes

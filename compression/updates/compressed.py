@@ -1,0 +1,142 @@
+"""The body of a lossy update: stages applied to what is pruned, short floats for the rest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from compression.spec import TensorSpec, Weights
+from compression.updates import integers
+from compression.updates.bits import pack_flags, unpack_flags
+from compression.updates.errors import CodecError
+from compression.updates.floats import read_short, shorten, write_short
+from compression.updates.header import Header
+from compression.updates.layout import (
+    PRUNED,
+    STATISTIC,
+    WHOLE,
+    Layout,
+    decode_layout,
+    join,
+    plan_layout,
+    split,
+)
+from compression.updates.profile import CodecProfile
+from compression.updates.sections import Reader, Writer
+from compression.updates.stages import (
+    Floats,
+    Positions,
+    Quantised,
+    decode_positions,
+    encode_positions,
+    keep_largest,
+    quantise,
+)
+
+LARGEST = np.float32(2.0**100)  # of a value that is quantised: sums and products of such values are finite
+
+
+def write_compressed(
+    delta: Weights,
+    statistics: Collection[str],
+    profile: CodecProfile,
+    header: Header,
+    rng: np.random.Generator | None,
+    writer: Writer,
+) -> dict[str, Floats]:
+    """Header fields and nine sections; return what their reader will reconstruct."""
+    layout = plan_layout(delta, statistics, profile.whole_share)
+    pruned = join(delta, layout, PRUNED)
+    positions = _choose(pruned, layout, profile)
+    values, size = pruned[positions], pruned.size
+    del pruned  # as large as the update, and not needed any more
+    header = replace(
+        header,
+        kept=positions.size,
+        bits=profile.bits,
+        block=profile.block,
+        whole_mantissa=profile.whole_mantissa,
+        statistic_mantissa=profile.statistic_mantissa,
+    )
+    stochastic = rng if profile.rounding == "stochastic" else None
+    quantised = quantise(values, _levels(profile.bits), profile.block, stochastic)
+    whole = shorten(join(delta, layout, WHOLE), profile.whole_mantissa, towards_zero=False)
+    measured = shorten(join(delta, layout, STATISTIC), profile.statistic_mantissa, towards_zero=True)
+    writer.fields(header.pack())
+    writer.section(layout.encode())
+    write_short(whole, profile.whole_mantissa, writer)
+    write_short(measured, profile.statistic_mantissa, writer)
+    writer.section(encode_positions(positions, size))
+    _write_quantised(quantised, header, writer)
+    reconstructed = {PRUNED: _scatter(quantised, positions, size), WHOLE: whole, STATISTIC: measured}
+    return split(reconstructed, layout)
+
+
+def _choose(pruned: Floats, layout: Layout, profile: CodecProfile) -> Positions:
+    if profile.scope == "model":
+        return keep_largest(pruned, math.ceil(profile.density * pruned.size))
+    chosen, start = [np.zeros(0, np.int64)], 0
+    for size in layout.sizes(PRUNED):
+        chosen.append(start + keep_largest(pruned[start : start + size], math.ceil(profile.density * size)))
+        start += size
+    return np.concatenate(chosen)
+
+
+def _levels(bits: int) -> int:
+    return 1 << (bits - 1)
+
+
+def _scatter(quantised: Quantised, positions: Positions, size: int) -> Floats:
+    values = np.zeros(size, np.float32)
+    values[positions] = quantised.values()
+    return values
+
+
+def _write_quantised(quantised: Quantised, header: Header, writer: Writer) -> None:
+    scales = [quantised.low] if header.bits == 1 else [quantised.low, quantised.step]
+    writer.section(b"".join(scale.astype("<f4").tobytes() for scale in scales))
+    writer.section(pack_flags(quantised.negative))
+    writer.section(b"" if header.bits == 1 else integers.encode(quantised.levels))
+
+
+def read_compressed(reader: Reader, header: Header, tensors: Sequence[TensorSpec]) -> dict[str, Floats]:
+    """Inverse of `write_compressed`; raise `CodecError` for anything else."""
+    if not (
+        1 <= header.bits <= 8 and max(header.whole_mantissa, header.statistic_mantissa) <= 23 and header.block
+    ):
+        raise CodecError(f"unknown settings: {header.bits} bits, blocks of {header.block}")
+    layout = decode_layout(reader.section(), tensors)
+    whole = read_short(reader, sum(layout.sizes(WHOLE)), header.whole_mantissa)
+    statistics = read_short(reader, sum(layout.sizes(STATISTIC)), header.statistic_mantissa)
+    size = sum(layout.sizes(PRUNED))
+    if header.kept > size:
+        raise CodecError(f"{header.kept} values kept of {size}")
+    positions = decode_positions(reader.section(), header.kept, size)
+    pruned = _scatter(_read_quantised(reader, header), positions, size)
+    return split({PRUNED: pruned, WHOLE: whole, STATISTIC: statistics}, layout)
+
+
+def _read_quantised(reader: Reader, header: Header) -> Quantised:
+    low, step = _read_scales(reader.section(), -(-header.kept // header.block), header.bits)
+    negative = unpack_flags(reader.section(), header.kept)
+    coded = reader.section()
+    if header.bits > 1:
+        levels = integers.decode(coded, header.kept, _levels(header.bits))
+    elif len(coded):
+        raise CodecError("levels where there is only one")
+    else:
+        levels = np.zeros(header.kept, np.uint32)
+    return Quantised(negative, levels, low, step, header.block)
+
+
+def _read_scales(data: memoryview, blocks: int, bits: int) -> tuple[Floats, Floats]:
+    rows = 1 if bits == 1 else 2
+    if len(data) != 4 * rows * blocks:
+        raise CodecError(f"{len(data)} bytes of scales for {blocks} blocks")
+    scales = np.frombuffer(data, "<f4").astype(np.float32).reshape(rows, blocks)
+    if not ((scales >= 0) & (scales <= LARGEST)).all():  # NaN compares false
+        raise CodecError("a scale is negative, not finite or too large")
+    return scales[0], scales[1] if rows == 2 else np.zeros(blocks, np.float32)
