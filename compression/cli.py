@@ -1,0 +1,231 @@
+"""``bramble-compress``: training bundles, TFLite exports, and where their bytes are."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from compression.commands import CommandError, export_file, make_bundle, parse_classes, parse_shape
+from compression.models.errors import ModelsError
+from compression.models.export import RECIPES
+from compression.records import RecordError
+from compression.size_report import SizeReport, size_report
+from compression.spec import Loss, Optimizer, SpecError
+from compression.text_table import bytes_text, text_table
+
+EXAMPLES = """examples:
+  bramble-compress trainable broker_server.models.images:small_cnn --input 64x64x1 \\
+      --classes no,yes --out bundle/
+  bramble-compress export broker_server.models.images:small_cnn --input 64x64x1 --classes no,yes \\
+      --weights bundle/weights.npz --recipe int8 --calibration images.npy --out model.tflite
+  bramble-compress size float32.tflite model.tflite
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0 done, 1 refused or failed (one line says why), 2 wrong usage, 130 interrupted."""
+    arguments = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = arguments.command
+    try:
+        return command(arguments)
+    except (CommandError, ModelsError, RecordError, SpecError, OSError) as exc:
+        print(f"error: {' '.join(str(exc).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bramble-compress",
+        description="Make models that train on a Pi, and small files that run there.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_trainable(commands)
+    _add_export(commands)
+    _add_size(commands)
+    return parser
+
+
+def _add_trainable(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "trainable",
+        _trainable,
+        "compile a Keras model into a bundle that trains in a TFLite runtime, builtin ops only",
+        "example: bramble-compress trainable mymodels:lung_net --input 64x64x1 --classes normal,pneumonia "
+        "--out bundle/",
+    )
+    _add_model(parser, "module:function, called with (input shape, number of classes)")
+    parser.add_argument("--name", help="name of the model (default: the function's)")
+    parser.add_argument(
+        "--batch", type=int, default=16, metavar="N", help="batch size (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--loss", choices=get_args(Loss), help="default: by the model's outputs, cross-entropy either way"
+    )
+    parser.add_argument(
+        "--optimizer", choices=get_args(Optimizer), default="adam", help="default: %(default)s"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the bundle is written")
+
+
+def _add_export(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "export",
+        _export,
+        "convert a Keras model into a TFLite file for inference, and say what it became",
+        "example: bramble-compress export model.keras --classes normal,pneumonia --recipe int8 "
+        "--calibration images.npy --out model.tflite",
+    )
+    _add_model(parser, "module:function, or a .keras or .h5 file", input_required=False)
+    parser.add_argument(
+        "--weights", type=Path, metavar="NPZ", help="weights by name, as `trainable` writes them"
+    )
+    parser.add_argument("--recipe", choices=RECIPES, default="float32", help="default: %(default)s")
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="NPY",
+        help="float32 examples, preprocessed; makes int8 full-integer",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the TFLite file")
+
+
+def _add_size(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "size",
+        _size,
+        "where the bytes of TFLite files are: by layer, zipped, against float32",
+        "example: bramble-compress size float32.tflite int8.tflite --json",
+    )
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="TFLite files")
+
+
+def _add_model(parser: argparse.ArgumentParser, what: str, *, input_required: bool = True) -> None:
+    parser.add_argument("model", metavar="MODEL", help=what)
+    parser.add_argument(
+        "--input",
+        type=parse_shape,
+        required=input_required,
+        metavar="SHAPE",
+        help="of one example: 64x64x1, or 30 for a table of 30 columns",
+    )
+    parser.add_argument(
+        "--classes", type=parse_classes, required=True, metavar="A,B", help="names, the positive one second"
+    )
+
+
+def _command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], summary: str, epilog: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(command=run)
+    return parser
+
+
+def _trainable(arguments: argparse.Namespace) -> int:
+    made = make_bundle(
+        arguments.model,
+        input_shape=arguments.input,
+        classes=arguments.classes,
+        name=arguments.name,
+        loss=arguments.loss,
+        optimizer=arguments.optimizer,
+        batch_size=arguments.batch,
+        directory=arguments.out,
+    )
+    return _print(
+        arguments,
+        asdict(made),
+        f"{made.directory}: model {made.name!r} of {made.parameters} parameters trains in "
+        f"{bytes_text(made.bundle_bytes)} of builtin ops\nbundle {made.digest}",
+    )
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    exported = export_file(
+        arguments.model,
+        input_shape=arguments.input,
+        classes=arguments.classes,
+        weights=arguments.weights,
+        recipe=arguments.recipe,
+        calibration=arguments.calibration,
+        out=arguments.out,
+    )
+    computes = "float32" if exported.calibration == "none" else exported.calibration
+    text = f"{exported.file}: {bytes_text(exported.bytes)}, {computes}"
+    if exported.recipe == "int8" and exported.calibration != "full-integer":
+        why = ", ".join(exported.float_ops) or "its weights are too small to be worth it"
+        text += f"\nnot full-integer: {why} in floating point; --calibration gives the ranges that int8 needs"
+    return _print(arguments, asdict(exported), text)
+
+
+def _size(arguments: argparse.Namespace) -> int:
+    reports = {str(path): size_report(path.read_bytes()) for path in arguments.files}
+    plain = [
+        {"file": name, **asdict(report), "sparsity": report.sparsity} for name, report in reports.items()
+    ]
+    return _print(arguments, plain, size_text(reports))
+
+
+def size_text(reports: dict[str, SizeReport]) -> str:
+    """A line a file, then a line a layer with a column a file."""
+    first = next(iter(reports.values()))
+    totals = [
+        [
+            Path(name).name,
+            bytes_text(report.file_bytes),
+            bytes_text(report.zipped_bytes),
+            f"{first.file_bytes / report.file_bytes:.2f}x",
+            f"{100 * report.sparsity:.1f} %",
+            "float32" if report.calibration == "none" else report.calibration,
+        ]
+        for name, report in reports.items()
+    ]
+    names = list(dict.fromkeys(layer.name for report in reports.values() for layer in report.layers))
+    layers = [[name, *[_layer_cell(report, name) for report in reports.values()]] for name in names]
+    return "\n\n".join(
+        [
+            text_table(["file", "size", "zipped", "smaller", "zeros", "computes"], totals),
+            text_table(["layer", *[Path(name).name for name in reports]], layers),
+        ]
+    )
+
+
+def _layer_cell(report: SizeReport, name: str) -> str:
+    found = [layer for layer in report.layers if layer.name == name]
+    if not found:
+        return "-"
+    return f"{bytes_text(sum(layer.bytes for layer in found))} {found[0].type}"
+
+
+def _print(arguments: argparse.Namespace, plain: Any, text: str) -> int:
+    print(json.dumps(plain, indent=2, default=_plain) if arguments.json else text)
+    return 0
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.generic) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,200 @@
+"""What ``bramble-compress`` does, as functions: files in, files out, a value that says what was made."""
+
+from __future__ import annotations
+
+import argparse
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from compression.models.export import Recipe, export_model
+from compression.records import dumps
+from compression.references import SAVED_SUFFIXES, load_reference, load_saved
+from compression.spec import ImageInput, Loss, Optimizer, TableInput
+
+MAX_EXTENT = 4096
+
+
+class CommandError(ValueError):
+    """The options do not fit each other or the files."""
+
+
+@dataclass(frozen=True, slots=True)
+class MadeBundle:
+    """What `make_bundle` wrote."""
+
+    directory: str
+    name: str
+    digest: str
+    bundle_bytes: int
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedFile:
+    """What `export_file` wrote, and what it became."""
+
+    file: str
+    recipe: str
+    calibration: str
+    bytes: int
+    ops: tuple[str, ...]
+    float_ops: tuple[str, ...]
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """``64x64x1`` or ``30``, for argparse."""
+    try:
+        shape = tuple(int(part) for part in text.lower().split("x"))
+    except ValueError:
+        shape = ()
+    if len(shape) not in (1, 3) or not all(1 <= extent <= MAX_EXTENT for extent in shape):
+        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTHxCHANNELS or a number of columns")
+    return shape
+
+
+def parse_classes(text: str) -> tuple[str, ...]:
+    """``normal,pneumonia``, for argparse."""
+    classes = tuple(part.strip() for part in text.split(","))
+    if len(classes) < 2 or not all(classes) or len(set(classes)) != len(classes):
+        raise argparse.ArgumentTypeError(f"{text!r} is not two or more different names with commas between")
+    return classes
+
+
+def input_of(shape: Sequence[int]) -> ImageInput | TableInput:
+    """The spec's input for a shape; a table's columns get numbers for names, and no scaling."""
+    if len(shape) == 1:
+        columns = tuple(f"column_{number}" for number in range(1, shape[0] + 1))
+        return TableInput(columns=columns, center=(0.0,) * shape[0], spread=(1.0,) * shape[0])
+    height, width, channels = shape
+    if channels not in (1, 3):
+        raise CommandError(f"pictures have 1 or 3 channels, not {channels}")
+    return ImageInput(height=height, width=width, channels=1 if channels == 1 else 3)
+
+
+def make_bundle(
+    reference: str,
+    *,
+    input_shape: Sequence[int],
+    classes: Sequence[str],
+    directory: Path,
+    name: str | None = None,
+    loss: Loss | None = None,
+    optimizer: Optimizer = "adam",
+    batch_size: int = 16,
+) -> MadeBundle:
+    """Compile a model and write bundle.bin, spec.json and weights.npz into a directory.
+
+    Raises:
+        CommandError, ModelsError, RecordError: the model or an option does not fit.
+    """
+    # Brings TensorFlow, which `size` can do without.
+    from compression.trainable import TrainableError, compile_trainable  # noqa: PLC0415
+
+    example = input_of(input_shape)
+    model = load_reference(reference, input_shape, len(classes))
+    try:
+        result = compile_trainable(
+            model,
+            name=name or reference.rpartition(":")[2],
+            input=example,
+            classes=classes,
+            loss=loss or default_loss(model),
+            optimizer=optimizer,
+            batch_size=batch_size,
+        )
+    except TrainableError as exc:
+        raise CommandError(str(exc)) from exc
+    directory.mkdir(parents=True, exist_ok=True)
+    data = result.bundle.to_bytes()
+    (directory / "bundle.bin").write_bytes(data)
+    (directory / "spec.json").write_bytes(dumps(result.bundle.spec))
+    write_weights(directory / "weights.npz", result.weights)
+    spec = result.bundle.spec
+    return MadeBundle(str(directory), spec.name, result.bundle.digest, len(data), spec.parameters)
+
+
+def default_loss(model: Any) -> Loss:
+    """Cross-entropy, by the number of outputs."""
+    return "binary_crossentropy" if int(model.output_shape[-1]) == 1 else "categorical_crossentropy"
+
+
+def export_file(
+    model: str,
+    *,
+    classes: Sequence[str],
+    out: Path,
+    recipe: Recipe = "float32",
+    input_shape: Sequence[int] | None = None,
+    weights: Path | None = None,
+    calibration: Path | None = None,
+) -> ExportedFile:
+    """Convert a model and write the TFLite file.
+
+    Raises:
+        CommandError, ModelsError, SpecError: the model or an option does not fit.
+    """
+    examples = None if calibration is None else read_examples(calibration)
+    if model.endswith(SAVED_SUFFIXES):
+        keras = load_saved(Path(model))
+    elif input_shape is None:
+        raise CommandError(f"--input is needed for {model!r}: the shape of one example, 64x64x1 for instance")
+    else:
+        keras = load_reference(model, input_shape, len(classes))
+    if weights is not None:
+        _put_weights(keras, read_weights(weights))
+    exported = export_model(keras, classes=len(classes), recipe=recipe, calibration=examples)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_bytes(exported.tflite)
+    return ExportedFile(
+        str(out), recipe, exported.calibration, len(exported.tflite), exported.ops, exported.float_ops
+    )
+
+
+def _put_weights(model: Any, weights: dict[str, npt.NDArray[np.float32]]) -> None:
+    from compression.trainable import TrainableError, load_keras_weights  # noqa: PLC0415
+
+    try:
+        load_keras_weights(model, weights)
+    except TrainableError as exc:
+        raise CommandError(str(exc)) from exc
+
+
+def write_weights(path: Path, weights: dict[str, npt.NDArray[np.float32]]) -> None:
+    """An npz of the tensors by name, in their order."""
+    arrays: dict[str, Any] = dict(weights)
+    with path.open("wb") as file:
+        np.savez(file, **arrays)
+
+
+def read_weights(path: Path) -> dict[str, npt.NDArray[np.float32]]:
+    """Inverse of `write_weights`; raise `CommandError` for another file."""
+    loaded = _load(path)
+    if not isinstance(loaded, dict):
+        raise CommandError(f"{path} is not an npz of weights by name")
+    return loaded
+
+
+def read_examples(path: Path) -> npt.NDArray[np.float32]:
+    """A npy of examples, or the only array of an npz; raise `CommandError` for another file."""
+    loaded = _load(path)
+    if isinstance(loaded, dict):
+        if len(loaded) != 1:
+            raise CommandError(f"{path} holds {len(loaded)} arrays ({', '.join(loaded)}): give a npy of one")
+        [loaded] = loaded.values()
+    if loaded.dtype.kind not in "fiu":
+        raise CommandError(f"{path} holds {loaded.dtype}, not numbers")
+    return np.asarray(loaded, np.float32)
+
+
+def _load(path: Path) -> Any:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        return dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else loaded
+    except (ValueError, EOFError, zipfile.BadZipFile) as exc:
+        raise CommandError(f"{path} is not a NumPy file: {exc}") from exc

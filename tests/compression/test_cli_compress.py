@@ -1,0 +1,198 @@
+"""``bramble-compress`` from the command line: what it writes is used, what does not fit is one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from compression.cli import main
+from compression.commands import read_weights
+from compression.models.export import calibration_of
+from compression.spec import TrainableBundle, check_weights
+from tests.compression.models_worker import predict
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+USER_MODULE = '''
+import tf_keras
+from tf_keras import layers
+
+def net(shape, classes):
+    """As a user would write it."""
+    steps = [layers.Input(shape), layers.Conv2D(4, 3, name="conv"), layers.Flatten()]
+    steps += [layers.Dense(1 if classes == 2 else classes, name="last")]
+    return tf_keras.Sequential(steps, name="net")
+
+def not_a_model(shape, classes):
+    return shape
+
+def fails(shape, classes):
+    raise ValueError("too small a picture")
+
+number = 3
+'''
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a module of the user's own."""
+    (tmp_path / "usermodels.py").write_text(USER_MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "usermodels", raising=False)
+    return tmp_path
+
+
+MODEL = ["usermodels:net", "--input", "8x8x1", "--classes", "no,yes"]
+
+
+def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(list(arguments)) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_a_bundle_trains_and_its_weights_are_exported(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trainable", *MODEL, "--batch", "4", "--out", "bundle", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    bundle = TrainableBundle.from_bytes((here / "bundle" / "bundle.bin").read_bytes())
+    assert made["digest"] == bundle.digest
+    assert (bundle.spec.name, bundle.spec.batch_size, bundle.spec.loss) == ("net", 4, "binary_crossentropy")
+    weights = read_weights(here / "bundle" / "weights.npz")
+    check_weights(weights, bundle.spec)
+
+    for name in weights:
+        weights[name] = np.zeros_like(weights[name])
+    np.savez(here / "zeros.npz", **weights)
+    arguments = ["export", *MODEL, "--weights", "zeros.npz", "--out", "model.tflite"]
+    assert main(arguments) == 0
+    assert "model.tflite: " in capsys.readouterr().out
+    examples = np.ones((2, 8, 8, 1), np.float32)
+    np.testing.assert_allclose(predict((here / "model.tflite").read_bytes(), examples), 0.5)
+
+
+def test_int8_is_full_integer_with_examples_and_says_so_without(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(here / "examples.npy", np.random.default_rng(0).random((16, 8, 8, 1), dtype=np.float32))
+    int8 = ["export", *MODEL, "--recipe", "int8", "--out", "int8.tflite"]
+    assert main([*int8, "--calibration", "examples.npy", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["calibration"] == "full-integer"
+    assert calibration_of((here / "int8.tflite").read_bytes()) == "full-integer"
+    assert main(int8) == 0
+    assert "not full-integer" in capsys.readouterr().out
+
+
+def test_a_saved_keras_file_is_exported(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from compression.references import load_reference
+
+    load_reference("usermodels:net", (8, 8, 1), 2).save(here / "saved.keras")
+    assert main(["export", "saved.keras", "--classes", "no,yes", "--out", "model.tflite"]) == 0
+    assert "model.tflite: " in capsys.readouterr().out
+    (here / "broken.keras").write_bytes(b"not a model")
+    assert "broken.keras is not a Keras model" in error_of(
+        capsys, "export", "broken.keras", "--classes", "no,yes", "--out", "x.tflite"
+    )
+
+
+def test_size_shows_every_file_and_layer(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["export", *MODEL, "--out", "a.tflite"])
+    capsys.readouterr()
+    assert main(["size", "a.tflite"]) == 0
+    text = capsys.readouterr().out
+    assert "a.tflite" in text and "conv" in text and "last" in text
+    assert main(["size", "a.tflite", "--json"]) == 0
+    [report] = json.loads(capsys.readouterr().out)
+    assert report["file_bytes"] == (here / "a.tflite").stat().st_size
+    assert {layer["name"] for layer in report["layers"]} >= {"conv", "last"}
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("usermodels", "is not module:function"),
+        ("nowhere:net", "cannot be loaded"),
+        ("usermodels:absent", "cannot be loaded"),
+        ("usermodels:number", "is not a function"),
+        ("usermodels:not_a_model", "returned tuple"),
+        ("usermodels:fails", "too small a picture"),
+    ],
+)
+def test_a_wrong_reference_is_one_line(
+    here: Path, capsys: pytest.CaptureFixture[str], reference: str, message: str
+) -> None:
+    arguments = ["export", reference, "--input", "8x8x1", "--classes", "no,yes", "--out", "x.tflite"]
+    assert message in error_of(capsys, *arguments)
+    assert not (here / "x.tflite").exists()
+
+
+def test_files_that_do_not_fit_are_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    export = ["export", *MODEL, "--out", "x.tflite"]
+    (here / "text.npy").write_text("hello")
+    np.savez(here / "two.npz", a=np.zeros(3), b=np.zeros(3))
+    np.save(here / "words.npy", np.array(["a", "b"]))
+    np.save(here / "few.npy", np.zeros((3, 8, 8, 1), np.float32))
+    np.savez(here / "other.npz", kernel=np.zeros(3, np.float32))
+    assert "not a NumPy file" in error_of(capsys, *export, "--calibration", "text.npy")
+    assert "holds 2 arrays" in error_of(capsys, *export, "--calibration", "two.npz")
+    assert "not numbers" in error_of(capsys, *export, "--calibration", "words.npy")
+    assert "too few" in error_of(capsys, *export, "--recipe", "int8", "--calibration", "few.npy")
+    assert "not those of model" in error_of(capsys, *export, "--weights", "other.npz")
+    assert "not an npz" in error_of(capsys, *export, "--weights", "few.npy")
+    assert "No such file" in error_of(capsys, *export, "--weights", "absent.npz")
+    assert "--input is needed" in error_of(
+        capsys, "export", "usermodels:net", "--classes", "no,yes", "--out", "x.tflite"
+    )
+    assert "not a TFLite file" in error_of(capsys, "size", "text.npy")
+    assert "1 or 3 channels" in error_of(
+        capsys, "trainable", "usermodels:net", "--input", "8x8x2", "--classes", "no,yes", "--out", "d"
+    )
+    unfit = ["trainable", *MODEL, "--loss", "categorical_crossentropy", "--out", "d"]
+    assert "does not fit a model of 1 outputs" in error_of(capsys, *unfit)
+    assert not (here / "x.tflite").exists() and not (here / "d").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["trainable"],
+        ["export", "m:f", "--classes", "one", "--out", "x"],
+        ["export", "m:f", "--classes", "a,a", "--out", "x"],
+        ["export", "m:f", "--classes", "a,b", "--input", "8x8", "--out", "x"],
+        ["export", "m:f", "--classes", "a,b", "--input", "0", "--out", "x"],
+    ],
+)
+def test_wrong_usage_is_status_2(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+
+
+@pytest.mark.parametrize("command", [[], ["trainable"], ["export"], ["size"]])
+def test_every_help_ends_with_an_example(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--help"])
+    assert ended.value.code == 0
+    assert "example" in capsys.readouterr().out.rpartition("\n\n")[2]
+
+
+def test_it_runs_as_a_module_without_tensorflow_for_size(tmp_path: Path) -> None:
+    (tmp_path / "bad.tflite").write_bytes(b"nothing")
+    ran = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "compression.cli", "size", tmp_path / "bad.tflite"],
+        env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode == 1
+    assert "error: not a TFLite file" in ran.stderr
+    assert " tensorflow" not in ran.stderr
