@@ -128,9 +128,8 @@ def _check_delta(delta: Weights, tensors: Sequence[TensorSpec] | None, largest: 
 def _encode_exact(delta: Weights, header: Header) -> Encoded:
     writer = Writer(MAGIC, EXACT)
     writer.fields(header.pack())
-    sent = {name: np.array(array) for name, array in delta.items()}
     write_exact(_joined(delta), writer)
-    return Encoded(writer.finish(), sent)
+    return Encoded(writer.finish(), {name: np.array(array) for name, array in delta.items()})
 
 
 def _joined(delta: Weights) -> Floats:

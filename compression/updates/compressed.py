@@ -78,9 +78,10 @@ def write_compressed(
 def _choose(pruned: Floats, layout: Layout, profile: CodecProfile) -> Positions:
     if profile.scope == "model":
         return keep_largest(pruned, math.ceil(profile.density * pruned.size))
-    chosen, start = [np.zeros(0, np.int64)], 0
+    chosen, start = [np.zeros(0, np.int32)], 0
     for size in layout.sizes(PRUNED):
-        chosen.append(start + keep_largest(pruned[start : start + size], math.ceil(profile.density * size)))
+        kept = keep_largest(pruned[start : start + size], math.ceil(profile.density * size))
+        chosen.append(kept + np.int32(start))
         start += size
     return np.concatenate(chosen)
 
@@ -90,6 +91,8 @@ def _levels(bits: int) -> int:
 
 
 def _scatter(quantised: Quantised, positions: Positions, size: int) -> Floats:
+    if positions.size == size:
+        return quantised.values()
     values = np.zeros(size, np.float32)
     values[positions] = quantised.values()
     return values
@@ -99,7 +102,7 @@ def _write_quantised(quantised: Quantised, header: Header, writer: Writer) -> No
     scales = [quantised.low] if header.bits == 1 else [quantised.low, quantised.step]
     writer.section(b"".join(scale.astype("<f4").tobytes() for scale in scales))
     writer.section(pack_flags(quantised.negative))
-    writer.section(b"" if header.bits == 1 else integers.encode(quantised.levels))
+    writer.section(b"" if header.bits == 1 else integers.encode(quantised.levels.astype(np.uint32)))
 
 
 def read_compressed(reader: Reader, header: Header, tensors: Sequence[TensorSpec]) -> dict[str, Floats]:
@@ -124,11 +127,11 @@ def _read_quantised(reader: Reader, header: Header) -> Quantised:
     negative = unpack_flags(reader.section(), header.kept)
     coded = reader.section()
     if header.bits > 1:
-        levels = integers.decode(coded, header.kept, _levels(header.bits))
+        levels = integers.decode(coded, header.kept, _levels(header.bits)).astype(np.uint8)
     elif len(coded):
         raise CodecError("levels where there is only one")
     else:
-        levels = np.zeros(header.kept, np.uint32)
+        levels = np.zeros(header.kept, np.uint8)
     return Quantised(negative, levels, low, step, header.block)
 
 

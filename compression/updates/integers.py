@@ -33,6 +33,7 @@ from compression.updates.errors import CodecError
 FIXED, RICE, TOKENS = 0, 1, 2
 MAX_BITS = 27  # of a value: positions in 100 million parameters
 MAX_MANTISSA = 7
+_CHUNK = 1 << 16  # values whose intermediate results exist at a time
 _SAMPLE = 1 << 16  # values by which the number of mantissa bits is chosen
 
 
@@ -129,11 +130,19 @@ def _decode_rice(data: Bytes, count: int, low_bits: int) -> Unsigned:
 
 def _tokens(values: Unsigned, mantissa: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     """The token of each value, and how many of its low bits the token leaves out."""
+    tokens, left_out = np.empty(values.size, np.uint8), np.empty(values.size, np.uint8)
+    for start in range(0, values.size, _CHUNK):
+        part = slice(start, start + _CHUNK)
+        tokens[part], left_out[part] = _tokens_of_chunk(values[part], mantissa)
+    return tokens, left_out
+
+
+def _tokens_of_chunk(values: Unsigned, mantissa: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
     exponents = (np.maximum(values, 1).astype(np.float64).view(np.uint64) >> np.uint64(52)).astype(np.int32)
     left_out = np.maximum(exponents - 1023 - mantissa, 0)
     # A value in [2**e, 2**(e+1)) shifted by e - m lies in [2**m, 2**(m+1)); plus (e - m) * 2**m it is unique.
     tokens = (values >> left_out.astype(np.uint32)).astype(np.int32) + (left_out << mantissa)
-    return tokens.astype(np.uint8), left_out.astype(np.uint8)
+    return tokens, left_out
 
 
 def _encode_tokens(values: Unsigned) -> bytes:
@@ -160,8 +169,11 @@ def _mantissa_bits(values: Unsigned) -> int:
 
 def _decode_tokens(data: Bytes, count: int, mantissa: int) -> Unsigned:
     tokens, used = rans.decode(data, count)
-    left_out = np.maximum((tokens >> np.uint8(mantissa)).astype(np.int32) - 1, 0)
+    left_out = tokens >> np.uint8(mantissa)
+    left_out -= left_out > 0
     if int(left_out.max()) + mantissa >= MAX_BITS:
         raise CodecError("token of an integer that is too large")
-    heads = (tokens.astype(np.int32) - (left_out << mantissa)) << left_out
-    return heads.astype(np.uint32) | unpack_ragged(data[used:], left_out.astype(np.uint8))
+    heads = (tokens - (left_out << np.uint8(mantissa))).astype(np.uint32)
+    heads <<= left_out
+    heads |= unpack_ragged(data[used:], left_out)
+    return heads

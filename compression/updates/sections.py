@@ -28,8 +28,10 @@ class Writer:
 
     def finish(self) -> bytes:
         """The payload, closed by the checksum of all before."""
-        body = b"".join(self._parts)
-        return body + _CRC.pack(zlib.crc32(body))
+        checksum = 0
+        for part in self._parts:
+            checksum = zlib.crc32(part, checksum)
+        return b"".join((*self._parts, _CRC.pack(checksum)))
 
 
 def _varint(number: int) -> bytes:

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from compression.updates import integers
-from compression.updates.bits import Bytes, Unsigned, pack_flags, packed_size, unpack_flags
+from compression.updates.bits import Bytes, pack_flags, packed_size, unpack_flags
 from compression.updates.errors import CodecError
 
 Floats = npt.NDArray[np.float32]
-Positions = npt.NDArray[np.int64]
+Positions = npt.NDArray[np.int32]
 Flags = npt.NDArray[np.bool_]
 
 NEGLIGIBLE = np.float32(
@@ -32,19 +32,25 @@ ALL, BITMAP, GAPS = 0, 1, 2
 
 def keep_largest(values: Floats, count: int) -> Positions:
     """Ascending positions of the `count` largest magnitudes, ties by position; none of negligible ones."""
-    if count >= values.size:
-        return np.flatnonzero(np.abs(values) >= NEGLIGIBLE)
     magnitudes = np.abs(values)
+    if count >= values.size:
+        return _where(magnitudes >= NEGLIGIBLE)
     magnitudes.partition(values.size - count)
     threshold = magnitudes[values.size - count]
     if threshold < NEGLIGIBLE:
-        return np.flatnonzero(np.abs(values, out=magnitudes) >= NEGLIGIBLE)
+        return _where(np.abs(values, out=magnitudes) >= NEGLIGIBLE)
     above = np.abs(values, out=magnitudes) >= threshold
-    chosen = np.flatnonzero(above)
+    chosen = _where(above)
     if chosen.size > count:
         ties = np.flatnonzero(magnitudes[chosen] == threshold)
         chosen = np.delete(chosen, ties[count - chosen.size :])
     return chosen
+
+
+def _where(flags: Flags) -> Positions:
+    if flags.all():  # flatnonzero would take 8 bytes an element on the way
+        return np.arange(flags.size, dtype=np.int32)
+    return np.flatnonzero(flags).astype(np.int32)  # models have less than 2**31 elements
 
 
 # ---- quantise ----
@@ -55,7 +61,7 @@ class Quantised:
     """Values as signs, levels, and for each block where the levels begin and how far apart they are."""
 
     negative: Flags
-    levels: Unsigned
+    levels: npt.NDArray[np.uint8]
     low: Floats
     step: Floats
     block: int
@@ -63,31 +69,39 @@ class Quantised:
     def values(self) -> Floats:
         """What these stand for; the same bits on every machine: one float32 product, one sum, one sign."""
         magnitudes = self.levels.astype(np.float32)
-        for scale, apply in ((self.step, np.multiply), (self.low, np.add)):
-            spread = np.repeat(scale, self.block)[: magnitudes.size]
-            apply(magnitudes, spread, out=magnitudes)
+        _by_block(np.multiply, magnitudes, self.step, self.block)
+        _by_block(np.add, magnitudes, self.low, self.block)
         return np.negative(magnitudes, where=self.negative, out=magnitudes)
+
+
+def _by_block(operation: np.ufunc, values: Floats, scales: Floats, block: int) -> None:
+    """In place, each block of values with its own scale; no array of repeated scales is made."""
+    full = values.size // block * block
+    rows = values[:full].reshape(-1, block)
+    operation(rows, scales[: len(rows), np.newaxis], out=rows)
+    if full < values.size:
+        operation(values[full:], scales[-1], out=values[full:])
 
 
 def quantise(values: Floats, levels: int, block: int, rng: np.random.Generator | None) -> Quantised:
     """Round magnitudes to one of `levels` in each block; up or down by chance if there is an `rng`."""
     if values.size == 0:
-        return Quantised(values < 0, np.zeros(0, np.uint32), values, values, block)
+        return Quantised(values < 0, np.zeros(0, np.uint8), values, values, block)
     magnitudes = np.abs(values)
     starts = np.arange(0, values.size, block)
     if levels == 1:
         sizes = np.diff(starts, append=values.size)
         low = (np.add.reduceat(magnitudes, starts, dtype=np.float64) / sizes).astype(np.float32)
-        return Quantised(values < 0, np.zeros(values.size, np.uint32), low, np.zeros_like(low), block)
+        return Quantised(values < 0, np.zeros(values.size, np.uint8), low, np.zeros_like(low), block)
     low = np.minimum.reduceat(magnitudes, starts)
     low[low < NEGLIGIBLE] = 0
     step = (np.maximum.reduceat(magnitudes, starts) - low) / np.float32(levels - 1)
     step[step < NEGLIGIBLE] = 0
-    magnitudes -= np.repeat(low, block)[: values.size]
-    magnitudes /= np.repeat(np.where(step > 0, step, np.float32(1)), block)[: values.size]
+    _by_block(np.subtract, magnitudes, low, block)
+    _by_block(np.divide, magnitudes, np.where(step > 0, step, np.float32(1)), block)
     magnitudes += np.float32(0.5) if rng is None else rng.random(values.size, np.float32)
-    nearest = np.clip(magnitudes, 0, levels - 1).astype(np.uint32)
-    return Quantised(values < 0, nearest, low, step, block)
+    np.clip(magnitudes, 0, levels - 1, out=magnitudes)
+    return Quantised(values < 0, magnitudes.astype(np.uint8), low, step, block)
 
 
 # ---- positions ----
@@ -97,8 +111,9 @@ def encode_positions(positions: Positions, size: int) -> bytes:
     """Which of `size` places are taken: all, by a bitmap, or by the gaps between them."""
     if positions.size == size:
         return bytes([ALL])
-    gaps = np.diff(positions, prepend=-1) - 1
-    coded = integers.encode(gaps.astype(np.uint32))
+    gaps = np.diff(positions.astype(np.int32, copy=False), prepend=np.int32(-1))
+    gaps -= 1
+    coded = integers.encode(gaps.view(np.uint32))
     if len(coded) < packed_size(size):
         return bytes([GAPS]) + coded
     taken = np.zeros(size, np.bool_)
@@ -110,13 +125,17 @@ def decode_positions(data: Bytes, count: int, size: int) -> Positions:
     """Inverse of `encode_positions`; raise `CodecError` for anything else."""
     method, body = data[0] if len(data) else ALL, data[1:]
     if method == ALL and not len(body) and count == size:
-        return np.arange(size, dtype=np.int64)
+        return np.arange(size, dtype=np.int32)
     if method == BITMAP and count < size:
-        positions = np.flatnonzero(unpack_flags(body, size))
+        positions = _where(unpack_flags(body, size))
+        last = int(positions[-1]) if positions.size else -1
     elif method == GAPS and count < size:
-        positions = np.cumsum(integers.decode(body, count, size).astype(np.int64) + 1) - 1
+        gaps = integers.decode(body, count, size)
+        last = int(gaps.sum(dtype=np.int64)) + count - 1
+        gaps += np.uint32(1)
+        positions = np.cumsum(gaps, dtype=np.int32) - np.int32(1)
     else:
         raise CodecError(f"positions of {count} in {size} by method {method}")
-    if positions.size != count or (count and int(positions[-1]) >= size):
+    if positions.size != count or last >= size:
         raise CodecError(f"positions do not name {count} of {size} places")
     return positions
