@@ -45,11 +45,16 @@ def compile_trainable(
     batch_size: int = 16,
     augmentation: Augmentation | None = None,
     label_smoothing: float = 0.0,
+    micro_batch: int | None = None,
 ) -> CompileResult:
     """Compile a `tf_keras` model into a program that trains it in a TFLite runtime.
 
     The model may end in logits, a sigmoid or a softmax; the losses are computed from the logits. Layers
     with ``trainable=False`` are frozen: their weights become constants of the program and do not travel.
+
+    Args:
+        micro_batch: examples in memory at a time; the gradient of a batch is added up from so many. Takes
+            less memory and gives the same step, but for batch normalisation, which sees smaller batches.
 
     Raises:
         TrainableError: a layer is not supported, or input, loss and classes do not fit the model.
@@ -70,8 +75,15 @@ def compile_trainable(
         optimizer=optimizer,
         augmentation=augmentation or Augmentation(),
     )
+    if micro_batch is not None and (micro_batch < 1 or batch_size % micro_batch):
+        raise TrainableError(f"micro_batch {micro_batch} does not divide batch_size {batch_size}")
     program = Program(
-        network, loss=loss, optimizer=optimizer, batch_size=batch_size, label_smoothing=label_smoothing
+        network,
+        loss=loss,
+        optimizer=optimizer,
+        batch_size=micro_batch or batch_size,
+        label_smoothing=label_smoothing,
+        accumulates=micro_batch is not None,
     )
     bundle = TrainableBundle(spec, convert(program, program.signatures()))
     return CompileResult(bundle, keras_weights(model))

@@ -42,12 +42,18 @@ def convert(program: Any, signatures: Mapping[str, Any]) -> bytes:
 
 
 def op_names(data: bytes) -> tuple[str, ...]:
-    """The distinct ops of a TFLite file; those that are not builtin as ``CUSTOM:name``."""
+    """The distinct ops that a TFLite file runs; those that are not builtin as ``CUSTOM:name``."""
     model = schema.Model.GetRootAs(data, 0)
-    found = []
-    for index in range(model.OperatorCodesLength()):
-        code = model.OperatorCodes(index)
-        builtin = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
-        custom = code.CustomCode()
-        found.append(f"CUSTOM:{custom.decode()}" if custom else OP_NAMES[builtin])
-    return tuple(sorted(set(found)))
+    codes = [model.OperatorCodes(index) for index in range(model.OperatorCodesLength())]
+    graphs = [model.Subgraphs(index) for index in range(model.SubgraphsLength())]
+    used = {
+        graph.Operators(index).OpcodeIndex() for graph in graphs for index in range(graph.OperatorsLength())
+    }
+    return tuple(sorted({_op_name(codes[index]) for index in used}))
+
+
+def _op_name(code: Any) -> str:
+    custom = code.CustomCode()
+    if custom:
+        return f"CUSTOM:{custom.decode()}"
+    return str(OP_NAMES[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())])

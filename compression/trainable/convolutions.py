@@ -16,6 +16,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from compression.trainable.lowerings import convolve, kernel_gradient, product
 from compression.trainable.shapes import Grid, Window, crop, first, grid, pad, pad_for, spread, tap
 
 Tensor = Any
@@ -40,39 +41,28 @@ def conv2d(x: Tensor, kernel: Tensor, strides: tuple[int, int] = (1, 1), padding
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def apply(x: Tensor, kernel: Tensor) -> Any:
-        y = tf.nn.conv2d(x, kernel, strides, padding.upper())
-
         def gradient(dy: Tensor) -> tuple[Tensor, Tensor]:
             return (
-                _input_gradient(dy, kernel, x.shape, over, padding),
-                _kernel_gradient(dy, x, kernel.shape, over),
+                _input_gradient(dy, kernel, x.shape, over),
+                kernel_gradient(pad_for(x, over), dy, kernel.shape, over),
             )
 
-        return y, gradient
+        return convolve(pad_for(x, over), kernel, over), gradient
 
     return apply(x, kernel)
 
 
-def _input_gradient(dy: Tensor, kernel: Tensor, shape: Any, over: Grid, padding: str) -> Tensor:
+def _input_gradient(dy: Tensor, kernel: Tensor, shape: Any, over: Grid) -> Tensor:
     rows, columns = over
+    _, height, width, _ = shape
     if over.unit:
-        _, height, width, _ = shape
         swapped = tf.transpose(turned(kernel), [0, 1, 3, 2])
         padded = pad(dy, _full_padding(rows, height), _full_padding(columns, width))
-        return tf.nn.conv2d(padded, swapped, 1, "VALID")
-    return tf.nn.conv2d_transpose(dy, kernel, shape, (rows.stride, columns.stride), padding.upper())
-
-
-def _kernel_gradient(dy: Tensor, x: Tensor, shape: Any, over: Grid) -> Tensor:
-    if shape[0] == shape[1] == 1 and over.unit:
-        flat_x, flat_dy = (tf.reshape(t, [-1, t.shape[-1]]) for t in (x, dy))
-        return tf.reshape(tf.matmul(flat_x, flat_dy, transpose_a=True), shape)
-    x = pad_for(x, over)
-    picture = tf.transpose(x, [3, 1, 2, 0])
-    kernel = tf.transpose(dy, [1, 2, 0, 3])
-    result = tf.nn.conv2d(picture, kernel, 1, "VALID", dilations=(over.rows.stride, over.columns.stride))
-    taps = tf.transpose(result, [1, 2, 0, 3])
-    return taps if taps.shape == shape else taps[: shape[0], : shape[1]]  # a stride's remainder falls off
+        return convolve(padded, swapped, grid(padded, kernel.shape[:2], (1, 1), "VALID"))
+    tall, wide = height + rows.before + rows.after, width + columns.before + columns.after
+    full = [shape[0], tall, wide, shape[3]]
+    dx = tf.nn.conv2d_transpose(dy, kernel, full, (rows.stride, columns.stride), "VALID")
+    return crop(dx, over, shape)
 
 
 def depthwise_conv2d(
@@ -140,7 +130,7 @@ def dense(x: Tensor, kernel: Tensor) -> Tensor:
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def apply(x: Tensor, kernel: Tensor) -> Any:
-        return tf.matmul(x, kernel), lambda dy: (
+        return product(x, kernel), lambda dy: (
             tf.matmul(dy, kernel, transpose_b=True),
             tf.matmul(x, dy, transpose_a=True),
         )

@@ -1,8 +1,8 @@
 """A Keras model read as a graph of layers and run with the primitives of this package.
 
-Bias and ReLU before a max pool wait until after it: the maximum of what is monotonous is that of the maximum,
-so values and gradients stay the same (where ReLU makes ties of different values, it also stops their gradient),
-and both passes work on a quarter of the elements.
+Bias and ReLU before a max pool wait until after it: a monotonous function of the maximum is the maximum of
+the function, so values and gradients stay the same (where ReLU makes ties of different values, it also stops
+their gradient), and both passes work on a quarter of the elements.
 """
 
 from __future__ import annotations
@@ -101,9 +101,11 @@ class Network:
         }
 
     def penalty_gradients(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Gradients of the L1 and L2 regularisers, by wire name."""
+        """Gradients of the L1 and L2 regularisers of what is trained, by wire name."""
         gradients = {}
         for item in self.variables:
+            if item.spec.role != "trainable":
+                continue
             l1, l2 = _penalty(item.layer, item.key)
             w = parameters[item.spec.name]
             if l2:

@@ -5,6 +5,8 @@ hundreds, an optimiser of a dozen elementwise ops whatever the network, and weig
 the wire carries them. The optimiser's state has the same shape.
 
     train(x, y, weight, learning_rate, proximal_mu [, uniform]) -> loss_sum, weight_sum
+    accumulate(x, y, weight [, uniform]) -> loss_sum, weight_sum     in place of train, where a batch is
+    apply(learning_rate, proximal_mu, zero) -> done                   too large for the device's memory
     evaluate(x, y, weight) -> loss_sum, probabilities
     infer(x) -> probabilities
     get_weights() -> trainable [, statistics]
@@ -19,7 +21,7 @@ with `sample_weight` on a batch of only the real examples. ``mu / 2 * |w - ancho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -38,7 +40,14 @@ class Program(tf.Module):  # type: ignore[misc]
     """State and signatures of one model's training."""
 
     def __init__(
-        self, network: Network, *, loss: Loss, optimizer: Optimizer, batch_size: int, label_smoothing: float
+        self,
+        network: Network,
+        *,
+        loss: Loss,
+        optimizer: Optimizer,
+        batch_size: int,
+        label_smoothing: float,
+        accumulates: bool,
     ) -> None:
         super().__init__(name="program")
         self.network = network
@@ -46,6 +55,7 @@ class Program(tf.Module):  # type: ignore[misc]
         self.label_smoothing = label_smoothing
         self.rule = OPTIMIZERS[optimizer]
         self.batch_size = batch_size
+        self.accumulates = accumulates
         self.trainable_specs = [v.spec for v in network.variables if v.spec.role == "trainable"]
         self.statistic_specs = [v.spec for v in network.variables if v.spec.role == "statistic"]
         size = sum(spec.size for spec in self.trainable_specs)
@@ -54,6 +64,9 @@ class Program(tf.Module):  # type: ignore[misc]
         self.correction = _variable("correction", size)
         self.slots = [_variable(f"slot_{index}", size) for index in range(self.rule.slots)]
         self.decayed = _variable("decayed", 2)
+        if accumulates:
+            self.gathered = _variable("gathered", size)
+            self.count = _variable("count", 1)
         statistics = sum(spec.size for spec in self.statistic_specs)
         self.statistics = _variable("statistics", statistics) if statistics else None
         self.uniform_columns = self._count_uniform()
@@ -82,6 +95,27 @@ class Program(tf.Module):  # type: ignore[misc]
 
     def train(self, inputs: Inputs) -> dict[str, Tensor]:
         """One step of the optimiser."""
+        flat, count, sums = self._backward(inputs)
+        self._step(flat / tf.maximum(count, 1.0), inputs)
+        return sums
+
+    def accumulate(self, inputs: Inputs) -> dict[str, Tensor]:
+        """Add a part of a batch to the gradient."""
+        flat, count, sums = self._backward(inputs)
+        self.gathered.assign(self.gathered.read_value() + flat)
+        self.count.assign(self.count.read_value() + count)
+        return sums
+
+    def apply(self, inputs: Inputs) -> dict[str, Tensor]:
+        """One step of the optimiser with the gradient added up, which is zero afterwards."""
+        gathered, count = self.gathered.read_value(), self.count.read_value()
+        self._step(gathered / tf.maximum(count, 1.0), inputs)
+        self.gathered.assign(tf.fill(gathered.shape, inputs["zero"]))
+        self.count.assign(tf.fill(count.shape, inputs["zero"]))
+        return {"done": inputs["zero"]}
+
+    def _backward(self, inputs: Inputs) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Sum of the weighted gradients, how many examples count, and the sums that are reported."""
         weight = inputs["weight"]
         mask = tf.cast(weight > 0.0, tf.float32)
         state = Pass(True, mask, inputs.get("uniform"))
@@ -91,28 +125,23 @@ class Program(tf.Module):  # type: ignore[misc]
             tape.watch(moved)
             logits = self.network.logits(inputs["x"], parameters, state)
         loss = loss_value(self.loss, logits, inputs["y"], label_smoothing=self.label_smoothing)
-        share = weight / tf.maximum(tf.reduce_sum(mask), 1.0)
-        seed = loss.gradient * share[:, tf.newaxis]
+        seed = loss.gradient * weight[:, tf.newaxis]
         gradients = tape.gradient(logits, moved, output_gradients=seed)
-        penalties = self.network.penalty_gradients(parameters)
-        flat = tf.concat(
-            [
-                tf.reshape(gradient + penalties[spec.name] if spec.name in penalties else gradient, [-1])
-                for spec, gradient in zip(self.trainable_specs, gradients, strict=True)
-            ],
-            axis=0,
-        )
-        self._step(flat, inputs["learning_rate"], inputs["proximal_mu"])
         if self.statistics is not None:
             new = self.network.statistics(state, parameters)
             self.statistics.assign(tf.concat([new[spec.name] for spec in self.statistic_specs], axis=0))
-        return {"loss_sum": tf.reduce_sum(loss.value * weight), "weight_sum": tf.reduce_sum(weight)}
+        sums = {"loss_sum": tf.reduce_sum(loss.value * weight), "weight_sum": tf.reduce_sum(weight)}
+        return _flat(gradients), tf.reduce_sum(mask, keepdims=True), sums
 
-    def _step(self, gradient: Tensor, rate: Tensor, mu: Tensor) -> None:
+    def _step(self, gradient: Tensor, inputs: Inputs) -> None:
         w = self.weights.read_value()
-        gradient = gradient + mu * (w - self.anchor.read_value()) + self.correction.read_value()
+        penalties = self.network.penalty_gradients(_split(w, self.trainable_specs))
+        if penalties:
+            parts = _split(gradient, self.trainable_specs)
+            gradient = _flat([part + penalties.get(name, 0.0) for name, part in parts.items()])
+        gradient += inputs["proximal_mu"] * (w - self.anchor.read_value()) + self.correction.read_value()
         before = State(tuple(slot.read_value() for slot in self.slots), self.decayed.read_value())
-        w, after = self.rule.step(w, gradient, before, rate)
+        w, after = self.rule.step(w, gradient, before, inputs["learning_rate"])
         self.weights.assign(w)
         for slot, value in zip(self.slots, after.slots, strict=True):
             slot.assign(value)
@@ -157,7 +186,8 @@ class Program(tf.Module):  # type: ignore[misc]
 
     def reset_optimizer(self, inputs: Inputs) -> dict[str, Tensor]:
         """Forget momentum. `zero` comes from outside so that no vector of zeros lies in the file."""
-        for variable in (*self.slots, self.decayed):
+        gathered = (self.gathered, self.count) if self.accumulates else ()
+        for variable in (*self.slots, self.decayed, *gathered):
             variable.assign(tf.fill(variable.shape, inputs["zero"]))
         return {"done": inputs["zero"]}
 
@@ -173,10 +203,17 @@ class Program(tf.Module):  # type: ignore[misc]
         if self.statistics is not None:
             weights["statistics"] = tf.TensorSpec(self.statistics.shape, tf.float32)
         step = {"learning_rate": scalar, "proximal_mu": scalar}
+        drawn = dict(batch)
         if self.uniform_columns:
-            step["uniform"] = tf.TensorSpec([self.batch_size, self.uniform_columns], tf.float32)
-        return {
-            "train": _concrete(self.train, batch | step),
+            drawn["uniform"] = tf.TensorSpec([self.batch_size, self.uniform_columns], tf.float32)
+        if self.accumulates:
+            training = {
+                "accumulate": _concrete(self.accumulate, drawn),
+                "apply": _concrete(self.apply, step | {"zero": scalar}),
+            }
+        else:
+            training = {"train": _concrete(self.train, drawn | step)}
+        return training | {
             "evaluate": _concrete(self.evaluate, batch),
             "infer": _concrete(self.infer, {"x": self._input()}),
             "get_weights": _concrete(self.get_weights, {}),
@@ -194,6 +231,10 @@ def _concrete(method: Callable[[Inputs], Any], inputs: Mapping[str, Any]) -> Any
 
 def _variable(name: str, size: int) -> Any:
     return tf.Variable(tf.zeros([size]), name=name, trainable=False)
+
+
+def _flat(tensors: Iterable[Tensor]) -> Tensor:
+    return tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], axis=0)
 
 
 def _split(flat: Tensor, specs: Sequence[Any]) -> dict[str, Tensor]:

@@ -38,8 +38,10 @@ class LiteRTTrainer:
             raise TrainingError(f"model {bundle.spec.name!r} does not run here: {exc}") from exc
         self._ready = False
         self._uniform: tuple[int, ...] | None = None
-        if "uniform" in self._signatures["train"]["inputs"]:
-            details = self._runners["train"].get_input_details()
+        self._step = "accumulate" if "accumulate" in self._runners else "train"
+        details = self._runners[self._step].get_input_details()
+        self._rows = int(details["x"]["shape"][0])  # fewer than the batch where gradients are added up
+        if "uniform" in details:
             self._uniform = tuple(int(extent) for extent in details["uniform"]["shape"])
         self.reset_optimizer()
 
@@ -88,19 +90,13 @@ class LiteRTTrainer:
         self._need_weights()
         if self._uniform is not None and rng is None:
             raise TrainingError(f"model {self.spec.name!r} has dropout: training it needs a random generator")
-        scalars: dict[str, Any] = {
-            "learning_rate": np.float32(learning_rate),
-            "proximal_mu": np.float32(proximal_mu),
-        }
+        scalars = {"learning_rate": np.float32(learning_rate), "proximal_mu": np.float32(proximal_mu)}
         total = TrainSums()
         for batch in batches:
             examples = int(np.count_nonzero(batch.weights))
             if not examples:
                 continue
-            if self._uniform is not None and rng is not None:
-                scalars["uniform"] = rng.random(self._uniform, dtype=np.float32)
-            sums = self._call("train", x=batch.inputs, y=batch.labels, weight=batch.weights, **scalars)
-            loss_sum, weight_sum = float(sums["loss_sum"]), float(sums["weight_sum"])
+            loss_sum, weight_sum = self._train_batch(batch, scalars, rng)
             if not np.isfinite(loss_sum):
                 raise TrainingError(
                     f"the loss is {loss_sum} after {total.steps} steps at learning rate {learning_rate}: "
@@ -109,16 +105,41 @@ class LiteRTTrainer:
             total += TrainSums(loss_sum, weight_sum, examples, 1)
         return total
 
+    def _train_batch(
+        self, batch: Batch, scalars: dict[str, np.float32], rng: np.random.Generator | None
+    ) -> tuple[float, float]:
+        loss_sum = weight_sum = 0.0
+        for rows in self._pieces(batch.weights):
+            arguments: dict[str, Any] = dict(scalars) if self._step == "train" else {}
+            if self._uniform is not None and rng is not None:
+                arguments["uniform"] = rng.random(self._uniform, dtype=np.float32)
+            x, y, weight = batch.inputs[rows], batch.labels[rows], batch.weights[rows]
+            sums = self._call(self._step, x=x, y=y, weight=weight, **arguments)
+            loss_sum += float(sums["loss_sum"])
+            weight_sum += float(sums["weight_sum"])
+        if self._step == "accumulate":
+            self._call("apply", zero=np.float32(0), **scalars)
+        return loss_sum, weight_sum
+
+    def _pieces(self, weights: FloatArray) -> Iterator[slice]:
+        """The rows that the program takes at a time, as far as there are examples in them."""
+        for start in range(0, len(weights), self._rows):
+            rows = slice(start, start + self._rows)
+            if weights[rows].any():
+                yield rows
+
     def evaluate(self, batches: Iterable[Batch]) -> EvaluationSums:
         """Loss and counts over the examples with a weight above 0, each counted once."""
         self._need_weights()
         labels, scores, loss_sum = [], [], 0.0
         for batch in batches:
-            real = batch.weights > 0
-            result = self._call("evaluate", x=batch.inputs, y=batch.labels, weight=real.astype(np.float32))
-            loss_sum += float(result["loss_sum"])
-            labels.append(batch.labels[real])
-            scores.append(result["probabilities"][real])
+            for rows in self._pieces(batch.weights):
+                real = batch.weights[rows] > 0
+                x, y = batch.inputs[rows], batch.labels[rows]
+                result = self._call("evaluate", x=x, y=y, weight=real.astype(np.float32))
+                loss_sum += float(result["loss_sum"])
+                labels.append(y[real])
+                scores.append(result["probabilities"][real])
         if not labels:
             return EvaluationSums(0.0, (0,) * len(self.spec.classes) ** 2)
         return EvaluationSums.of(np.concatenate(labels), np.concatenate(scores), loss_sum)
@@ -126,7 +147,7 @@ class LiteRTTrainer:
     def predict(self, inputs: FloatArray) -> FloatArray:
         """Probabilities [N, classes] for any number of preprocessed examples."""
         self._need_weights()
-        size = self.spec.batch_size
+        size = self._rows
         result = np.empty((len(inputs), len(self.spec.classes)), dtype=np.float32)
         padded = np.zeros((size, *self.spec.input.shape), dtype=np.float32)
         no_labels, no_weights = np.zeros(size, np.int32), np.zeros(size, np.float32)

@@ -96,7 +96,9 @@ CASES: dict[str, tuple[tuple[int, ...], Stack]] = {
     "conv_strides_3_1": ((11, 8, 1), _around(lambda: layers.Conv2D(5, 3, (3, 1), "same"))),
     "conv_one_by_one": (
         (7, 6, 1),
-        _around(lambda: layers.Conv2D(6, 1, use_bias=False), lambda: layers.Conv2D(6, 1, 2)),
+        _around(
+            lambda: layers.Conv2D(6, 1, use_bias=False, activation="relu"), lambda: layers.Conv2D(6, 1, 2)
+        ),
     ),
     "conv_wide": (
         (6, 6, 1),
@@ -114,6 +116,15 @@ CASES: dict[str, tuple[tuple[int, ...], Stack]] = {
         _around(lambda: layers.SeparableConv2D(6, 3, padding="same", activation="swish")),
     ),
     "dense_stack": ((7,), lambda: [layers.Dense(9, activation="relu"), layers.Dense(5), layers.Dense(1)]),
+    "relu_right_behind_a_product": (  # the converter loses it behind tf.matmul
+        (7,),
+        lambda: [
+            layers.Dense(9, activation="relu", use_bias=False),
+            layers.Dense(8, use_bias=False),
+            layers.ReLU(6.0),
+            layers.Dense(1),
+        ],
+    ),
     "dense_on_pictures": ((4, 4, 1), _around(lambda: layers.Dense(5, activation="relu"))),
     "activations": (
         (7,),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ from broker_server.models import MODELS, build_model
 from compression.spec import Loss, Optimizer
 from compression.trainable import TrainableError, compile_trainable, keras_weights, load_keras_weights
 from edge_client.training import LiteRTTrainer, TrainingError
-from tests.compression.runtime_worker import Examples
-from tests.compression.trainable_cases import examples, input_of, keras_loss
+from tests.compression.runtime_worker import Examples, train
+from tests.compression.trainable_cases import examples, input_of, keras_loss, run_on_tflite
 
 tf = pytest.importorskip("tensorflow")
 tf_keras = pytest.importorskip("tf_keras")
@@ -235,6 +236,52 @@ def test_proximal_term_and_correction_move_the_step(dropout_net: Any) -> None:
         np.testing.assert_allclose(corrected[name], plain[name] - 0.125, atol=1e-6)
 
 
+def test_micro_batches_take_the_same_steps() -> None:
+    """Adding up the gradient of 2 + 2 + 2 examples makes the step of 6, in the last batch too."""
+    tf_keras.utils.set_random_seed(1)
+    model = tf_keras.Sequential(
+        [
+            layers.Input((6, 6, 1)),
+            layers.Conv2D(4, 3, activation="relu"),
+            layers.Flatten(),
+            layers.Dense(1, kernel_regularizer=tf_keras.regularizers.L2(0.1)),
+        ]
+    )
+    rng = np.random.default_rng(2)
+    batches = [examples(rng, (6, 6, 1), 6, real=real) for real in (6, 6, 3)]
+    outcomes, sums = [], []
+    for micro_batch in (None, 2):
+        result = compile_trainable(
+            model,
+            name="net",
+            input=input_of((6, 6, 1)),
+            classes=["no", "yes"],
+            batch_size=6,
+            micro_batch=micro_batch,
+        )
+        trainer = LiteRTTrainer(result.bundle)
+        trainer.set_weights(result.weights)
+        sums.append(trainer.train(batches, learning_rate=0.01, proximal_mu=0.1))
+        outcomes.append(
+            (trainer.get_weights(), trainer.evaluate(batches), trainer.predict(batches[0].inputs))
+        )
+    assert (sums[0].examples, sums[0].steps) == (sums[1].examples, sums[1].steps) == (15, 3)
+    assert sums[0].loss == pytest.approx(sums[1].loss, rel=1e-5)
+    for name, value in outcomes[0][0].items():
+        np.testing.assert_allclose(value, outcomes[1][0][name], atol=1e-5, err_msg=name)
+    assert outcomes[0][1].confusion == outcomes[1][1].confusion
+    np.testing.assert_allclose(outcomes[0][2], outcomes[1][2], atol=1e-5)
+    with pytest.raises(TrainableError, match="micro_batch 4 does not divide batch_size 6"):
+        compile_trainable(
+            model,
+            name="net",
+            input=input_of((6, 6, 1)),
+            classes=["no", "yes"],
+            batch_size=6,
+            micro_batch=4,
+        )
+
+
 def test_frozen_layers_neither_move_nor_travel() -> None:
     model = build_model("small_cnn_frozen", (16, 16, 1), 2)
     result = compile_trainable(
@@ -267,3 +314,20 @@ def test_zoo_entry_builds_with_the_outputs_that_the_classes_want(name: str) -> N
     entry = MODELS[name]
     assert entry.build(entry.default_input, 2).output_shape == (None, 1)
     assert entry.build(entry.default_input, 5).output_shape == (None, 5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_zoo_entry_trains_on_both_runtimes_as_keras_would_predict(name: str, tmp_path: Path) -> None:
+    shape = (24, 24, 1) if MODELS[name].kind == "image" else (12,)
+    model = build_model(name, shape, 2)
+    result = compile_trainable(model, name=name, input=input_of(shape), classes=["no", "yes"], batch_size=4)
+    rng = np.random.default_rng(0)
+    batches = [examples(rng, shape, 4, real=real) for real in (4, 3)]
+    here = train(result.bundle, result.weights, batches, rate=0.001)
+    load_keras_weights(model, here.weights)
+    expected = model.predict(batches[0].inputs, verbose=0)[:, 0]
+    np.testing.assert_allclose(here.probabilities[:, 1], expected, atol=1e-4)
+    there = run_on_tflite(result.bundle, result.weights, batches, rate=0.001, directory=tmp_path)
+    np.testing.assert_allclose(there.losses, here.losses, rtol=1e-3)
+    np.testing.assert_allclose(there.probabilities, here.probabilities, atol=1e-3)

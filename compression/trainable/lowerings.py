@@ -1,0 +1,131 @@
+"""Two ways to compute a convolution, and which one to take.
+
+``conv``: the runtime's CONV_2D. XNNPACK leaves it to TFLite's own kernel where the weights are variables, and
+that unrolls the whole batch's pictures (im2col) into scratch memory; so large batches go in pieces.
+
+``matmul``: unroll with slices and concatenations, which XNNPACK runs, and multiply (Chellapilla et al.,
+2006). Unrolling columns first and rows after costs kh + kw copies instead of kh * kw.
+
+Measured on one x86_64 core with ai-edge-litert 2.3, batch 16, 3x3, ms as conv / matmul::
+
+    64x64   3->16  3.5 / 3.4      16x16 16->32  1.2 / 0.7      16x16 64->32  8.2 / 2.6
+    32x32   8->16  1.5 / 1.4      16x16 32->16  1.3 / 1.2       8x8  32->64  1.1 / 0.7
+    32x32  16->8   1.7 / 2.3      16x16 32->32  2.3 / 1.3       8x8  64->64  2.1 / 1.4
+
+and the kernel's gradient::
+
+    64x64   1->8   1.2 / 4.2      16x16 16->32  1.2 / 0.7      16x16 64->32  5.7 / 2.7
+    32x32   8->16  1.6 / 1.5      16x16 32->32  2.6 / 1.3       8x8  64->64  2.2 / 1.0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from compression.trainable.shapes import Grid, tap
+
+Tensor = Any
+
+PIECE_BYTES = 4 << 20  # of unrolled pictures at a time: 16 pieces were as fast as one (measured)
+MATMUL_INPUTS = 16  # channels from which on unrolling copies long enough runs
+MATMUL_OUTPUTS = 32  # channels from which on the product is worth the unrolling
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """Matrix product of [m, k] and [k, n], as a batch of one.
+
+    Trap: of ``relu(tf.matmul(a, b))`` TensorFlow 2.21's converter makes FULLY_CONNECTED with a fused ReLU,
+    then BATCH_MATMUL where `b` is a variable, and the ReLU is lost without a word. With a third axis it stays.
+    """
+    batched = tf.matmul(tf.reshape(a, [1, *a.shape]), tf.reshape(b, [1, *b.shape]))
+    return tf.reshape(batched, [a.shape[0], b.shape[1]])
+
+
+def prefers_matmul(kernel_shape: Any) -> bool:
+    """Is `matmul` the faster lowering for a kernel [kh, kw, Cin, Cout]?"""
+    height, width, inputs, outputs = kernel_shape
+    if height == width == 1:
+        return True  # nothing to unroll
+    return bool(inputs >= MATMUL_INPUTS and outputs >= MATMUL_OUTPUTS)
+
+
+def pieces(count: int, total_bytes: int) -> int:
+    """Into how many equal parts to split `count` things that unroll to `total_bytes`."""
+    wanted = -(-total_bytes // PIECE_BYTES)
+    return next((parts for parts in range(1, count + 1) if parts >= wanted and count % parts == 0), count)
+
+
+def in_pieces(compute: Callable[[Tensor], Tensor], x: Tensor, total_bytes: int) -> Tensor:
+    """``compute(x)``, the first axis taken piece by piece."""
+    parts = pieces(int(x.shape[0]), total_bytes)
+    if parts == 1:
+        return compute(x)
+    return tf.concat([compute(part) for part in tf.split(x, parts)], axis=0)
+
+
+def unrolled_bytes(batch: int, over: Grid, channels: int) -> int:
+    """Size of a batch's unrolled pictures."""
+    return 4 * batch * over.rows.outputs * over.columns.outputs * len(over.taps) * channels
+
+
+def unroll(padded: Tensor, over: Grid) -> Tensor:
+    """im2col: [N, H, W, C], padded, to [N * Ho * Wo, kh * kw * C]."""
+    rows, columns = over
+    if rows.size == columns.size == 1 and over.unit:
+        return tf.reshape(padded, [-1, padded.shape[3]])
+    if over.unit:
+        wide = [padded[:, :, place : place + columns.outputs, :] for place in range(columns.size)]
+        line = tf.concat(wide, axis=3) if len(wide) > 1 else wide[0]
+        tall = [line[:, place : place + rows.outputs, :, :] for place in range(rows.size)]
+    else:
+        tall = [tap(padded, place, over) for place in over.taps]
+    full = tf.concat(tall, axis=3) if len(tall) > 1 else tall[0]
+    return tf.reshape(full, [-1, full.shape[3]])
+
+
+def convolve(padded: Tensor, kernel: Tensor, over: Grid) -> Tensor:
+    """Convolution without padding, by the lowering that suits the kernel."""
+    batch, channels = int(padded.shape[0]), int(padded.shape[3])
+    strides = (over.rows.stride, over.columns.stride)
+
+    def by_matmul(part: Tensor) -> Tensor:
+        y = product(unroll(part, over), tf.reshape(kernel, [-1, kernel.shape[3]]))
+        return tf.reshape(y, [part.shape[0], over.rows.outputs, over.columns.outputs, kernel.shape[3]])
+
+    def by_conv(part: Tensor) -> Tensor:
+        return tf.nn.conv2d(part, kernel, strides, "VALID")
+
+    compute = by_matmul if prefers_matmul(kernel.shape) else by_conv
+    needed = 0 if len(over.taps) == 1 and over.unit else unrolled_bytes(batch, over, channels)
+    return in_pieces(compute, padded, needed)
+
+
+def kernel_gradient(padded: Tensor, dy: Tensor, shape: Any, over: Grid) -> Tensor:
+    """Gradient of the kernel [kh, kw, Cin, Cout]."""
+    if prefers_matmul(shape):
+        return _kernel_gradient_by_matmul(padded, dy, shape, over)
+    picture = tf.transpose(padded, [3, 1, 2, 0])
+    filters = tf.transpose(dy, [1, 2, 0, 3])
+    dilations = (over.rows.stride, over.columns.stride)
+
+    def compute(part: Tensor) -> Tensor:
+        return tf.nn.conv2d(part, filters, 1, "VALID", dilations=dilations)
+
+    needed = unrolled_bytes(int(padded.shape[0]), over, int(padded.shape[3]))
+    taps = tf.transpose(in_pieces(compute, picture, needed), [1, 2, 0, 3])
+    return taps if taps.shape == shape else taps[: shape[0], : shape[1]]  # a stride's remainder falls off
+
+
+def _kernel_gradient_by_matmul(padded: Tensor, dy: Tensor, shape: Any, over: Grid) -> Tensor:
+    batch = int(padded.shape[0])
+    parts = pieces(batch, unrolled_bytes(batch, over, int(padded.shape[3])))
+    products = [
+        # dY on the left: tflite-runtime is 2 to 3 times slower the other way round (measured)
+        tf.matmul(tf.reshape(d, [-1, d.shape[3]]), unroll(x, over), transpose_a=True)
+        for x, d in zip(tf.split(padded, parts), tf.split(dy, parts), strict=True)
+    ]
+    total = products[0] if parts == 1 else tf.add_n(products)
+    return tf.reshape(tf.transpose(total), shape)
