@@ -38,7 +38,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     """Matrix product of [m, k] and [k, n], as a batch of one.
 
     Trap: of ``relu(tf.matmul(a, b))`` TensorFlow 2.21's converter makes FULLY_CONNECTED with a fused ReLU,
-    then BATCH_MATMUL where `b` is a variable, and the ReLU is lost without a word. With a third axis it stays.
+    then BATCH_MATMUL where `b` is a variable, and the ReLU is lost without a word. A third axis saves it.
     """
     batched = tf.matmul(tf.reshape(a, [1, *a.shape]), tf.reshape(b, [1, *b.shape]))
     return tf.reshape(batched, [a.shape[0], b.shape[1]])
