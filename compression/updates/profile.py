@@ -64,7 +64,7 @@ PROFILES: Mapping[str, CodecProfile] = MappingProxyType(
         for profile in (
             CodecProfile("lossless", bits=EXACT_BITS),
             CodecProfile("safe", density=0.10, bits=6, whole_share=0.01),
-            CodecProfile("small", density=0.03, bits=3, whole_mantissa=3, statistic_mantissa=3),
+            CodecProfile("small", density=0.028, bits=3, whole_mantissa=2, statistic_mantissa=2),
             CodecProfile("tiny", density=0.01, bits=2, whole_mantissa=2, statistic_mantissa=2),
         )
     }
