@@ -31,7 +31,7 @@ help: ## list the commands
 	@echo "  make demo DATASET=npz:PATH ARGS='--partition dirichlet:0.5'"
 
 demo: $(INSTALLED) ## a whole fleet on this machine: four clients, a broker, a server, a report
-	$(BIN)/bramble-server demo --dataset '$(DATASET)' $(OPTIONS)
+	@$(BIN)/bramble-server demo --dataset '$(DATASET)' $(OPTIONS)
 
 test: $(INSTALLED) $(if $(PYTHON_TFLITE),$(INSTALLED_TFLITE)) ## all tests but those that emulate a Pi
 	$(BIN)/python -m pytest $(ARGS)

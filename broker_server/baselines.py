@@ -36,6 +36,7 @@ class BaselineJob:
     learning_rate: float
     seed: int
     validation_fraction: float = 0.0
+    split_seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def run_baseline(job: BaselineJob) -> BaselineResult:
         spec.input,
         spec.classes,
         validation_fraction=job.validation_fraction,
-        seed=job.seed,
+        seed=job.split_seed,
     )
     rng = np.random.default_rng(job.seed)
     for _ in range(job.epochs):

@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import signal
+import sqlite3
 import sys
 import threading
 import time
@@ -25,6 +26,7 @@ from broker_server.report.terminal import print_report
 from broker_server.report.write import write_report
 from broker_server.simulation.demo_data import DATASETS
 from compression.records import RecordError
+from compression.spec import SpecError
 from edge_client.config import ConfigError
 from edge_client.data import DataError
 from edge_client.session.address import AddressError
@@ -40,6 +42,8 @@ EXPECTED = (
     RecordError,
     SessionError,
     OSError,
+    sqlite3.Error,
+    SpecError,
 )
 
 
@@ -68,8 +72,9 @@ def _expected() -> tuple[type[Exception], ...]:
     from broker_server.models import ModelError
     from broker_server.stages import RunError
     from broker_server.store.ledger import LedgerError
+    from compression.models.errors import ExportError
 
-    return (*EXPECTED, DemoError, LedgerError, ModelError, RunError)
+    return (*EXPECTED, DemoError, ExportError, LedgerError, ModelError, RunError)
 
 
 # ---- the command line ----
@@ -120,6 +125,7 @@ def _add_demo(commands: Commands) -> None:
     demo.add_argument("--epochs", type=_positive, help="local epochs in each round")
     demo.add_argument("--learning-rate", type=_positive_float, help="of the local optimiser")
     demo.add_argument("--partition", help="iid, dirichlet:ALPHA or sizes:35,25,22,18")
+    demo.add_argument("--label-column", help="of a csv or table without a column named label")
     demo.add_argument("--model", help="a model of the zoo or module:function")
     demo.add_argument("--codec", help="profile of the update codec, both directions (default: safe)")
     demo.add_argument("--broker", default="auto", help=f"{OPTIONS} (default: %(default)s)")
@@ -147,6 +153,13 @@ def _add_init(commands: Commands) -> None:
     init.add_argument("--devices", type=_positive, default=2, help="to wait for before the first round")
     init.add_argument("--broker", default="auto", help=f"{OPTIONS} (default: %(default)s)")
     init.add_argument("--host", default="127.0.0.1", help="address to listen on (0.0.0.0: the network)")
+    init.add_argument(
+        "--name",
+        action="append",
+        default=[],
+        dest="names",
+        help="a name or address under which devices know this machine; may be repeated",
+    )
     init.add_argument("--port", type=int, default=8883, help="of the broker (default: %(default)s)")
 
 
@@ -189,6 +202,7 @@ def _demo(arguments: argparse.Namespace) -> int:
         devices=arguments.devices,
         rounds=arguments.rounds,
         partition=arguments.partition,
+        label_column=arguments.label_column,
         model=arguments.model,
         broker=arguments.broker,
         out=arguments.out,
@@ -211,7 +225,9 @@ def _init(arguments: argparse.Namespace) -> int:
 
     config = ServerConfig(
         fleet=arguments.fleet or arguments.directory.resolve().name,
-        broker=BrokerConfig(kind=arguments.broker, port=arguments.port, host=arguments.host),
+        broker=BrokerConfig(
+            kind=arguments.broker, port=arguments.port, host=arguments.host, names=tuple(arguments.names)
+        ),
         model=ModelConfig(name=arguments.model, kind=arguments.kind),
         rounds=RoundsConfig(
             rounds=arguments.rounds, quorum=min(2, arguments.devices), wait_for=arguments.devices

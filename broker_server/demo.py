@@ -31,6 +31,7 @@ from broker_server.results import CENTRALISED, Comparison, RunFacts, build_repor
 from broker_server.server import Server
 from broker_server.simulation.demo_data import prepare_demo_data
 from broker_server.simulation.values import DemoData
+from edge_client.config import DataConfig as EdgeDataConfig
 from edge_client.config import EdgeConfig
 from edge_client.data import DataSource
 from edge_client.data.arrays import open_npz
@@ -41,9 +42,7 @@ MARKER = ".bramble-demo"  # a folder is only ever cleared if a demo made it
 FLEET = "demo"
 SEED = 7
 START_TIMEOUT_S = 60.0
-EDGE_VALIDATION_FRACTION = (
-    0.2  # as edge.toml's default: a client alone trains on what it trains on in the fleet
-)
+EDGE_DATA = EdgeDataConfig(source="folder:.")  # the defaults: alone as in the fleet a client trains on these
 
 
 class DemoError(RuntimeError):
@@ -62,6 +61,7 @@ class DemoOptions:
     devices: int | None = None
     rounds: int | None = None
     partition: str | None = None
+    label_column: str | None = None
     model: str | None = None
     broker: str = "auto"
     out: Path = Path("bramble-demo")
@@ -117,6 +117,7 @@ def _run_in(folder: Path, options: DemoOptions, observer: RunObserver, stop: thr
         partition=options.partition or _default_partition(options),
         directory=folder,
         seed=options.seed,
+        label_column=options.label_column,
     )
     create_fleet(folder, demo_config(options, data))
     settings = folder / SETTINGS
@@ -136,7 +137,7 @@ def _run_in(folder: Path, options: DemoOptions, observer: RunObserver, stop: thr
     comparison = _compare(server, data, config, observer) if options.baselines else Comparison()
     facts = RunFacts(
         dataset=options.dataset,
-        partition=options.partition or _default_partition(options) or "iid",
+        partition=_partition_in_words(options),
         description=data.description,
         broker=broker.describe(),
         started=started,
@@ -201,6 +202,12 @@ def _default_partition(options: DemoOptions) -> str | None:
     return None
 
 
+def _partition_in_words(options: DemoOptions) -> str:
+    if options.dataset.startswith("hospitals:"):
+        return "by hospital"
+    return options.partition or _default_partition(options) or "iid"
+
+
 def _fresh_folder(folder: Path) -> Path:
     """An empty folder; an earlier demonstration there is replaced, anything else is left alone."""
     if folder.exists() and any(folder.iterdir()):
@@ -223,12 +230,13 @@ def _write_client(folder: Path, config: EdgeConfig) -> Path:
 
 
 def _run_server(server: Server, clients: ClientProcesses, stop: threading.Event) -> None:
-    """Run the server; give up early if no client can even start."""
-    done = threading.Event()
+    """Run the server; give up when fewer clients than the quorum are left."""
+    done, given_up = threading.Event(), threading.Event()
 
     def watch() -> None:
         while not done.wait(1.0):
-            if len(clients.failed()) == clients.count and not server.heard_of_devices():
+            if clients.count - len(clients.failed()) < server.config.rounds.quorum:
+                given_up.set()
                 stop.set()
                 return
 
@@ -238,10 +246,12 @@ def _run_server(server: Server, clients: ClientProcesses, stop: threading.Event)
         server.run(stop)
     finally:
         done.set()
-    if stop.is_set() and len(clients.failed()) == clients.count:
+    if given_up.is_set():
         log_file = next(iter(clients.failed())).parent / "log.txt"
         last = log_file.read_text(errors="replace").strip().splitlines()[-1:] or ["no log"]
-        raise ClientsFailedError(f"no client could start: {last[0]} ({log_file})")
+        raise ClientsFailedError(f"too few clients are left: {last[0]} ({log_file})")
+    if not server.finished:
+        raise KeyboardInterrupt
 
 
 def _compare(server: Server, data: DemoData, config: ServerConfig, observer: RunObserver) -> Comparison:
@@ -264,7 +274,8 @@ def _compare(server: Server, data: DemoData, config: ServerConfig, observer: Run
             everything,
             name=client.name,
             train=_resolved(client.source),
-            validation_fraction=EDGE_VALIDATION_FRACTION,
+            validation_fraction=EDGE_DATA.validation_fraction,
+            split_seed=EDGE_DATA.seed,
         )
         for client in data.clients
     ]

@@ -1,110 +1,99 @@
-"""Results on their way in: who may send what, in how many pieces, and whether it is any good.
+"""The way in for results: each is checked, made durable, acknowledged, and told to the round machine.
 
-Small payloads come inside their result. Larger ones are uploaded in chunks, a few devices at a time:
-QoS 1 has no back-pressure, and 200 devices sending 5 MiB at once took 1.5 GB of the broker's memory
-where eight at a time took 63 MB (measured, docs/wire.md).
+Whatever a device sends, it gets an answer, and the same answer each time it asks again: the ledger
+knows. Nothing a device sends can stop the server.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
 
-from compression.records import RecordError, loads
-from compression.spec import TensorSpec
-from compression.updates import CodecError, decode_update
-from edge_client.data import ColumnStatistics
-from edge_client.session.blobs import BlobError, BlobStore
-from edge_client.wire.blobs import BlobRef
-from edge_client.wire.messages import Chunk, Grant, Result, Task
+from broker_server.checks import RefusedError, max_payload_bytes
+from broker_server.rounds.machine import Reported
+from broker_server.stages import Stages
+from broker_server.store.ledger import TaskRow
+from broker_server.uploads import Uploads
+from edge_client.session.blobs import BlobError
+from edge_client.wire.messages import Chunk, Message, Receipt, Result
 
-SLOTS = 8  # uploads at a time
-SLOT_TIMEOUT_S = 60.0  # without a chunk: the slot goes to someone else
-CHUNKS_A_GRANT = 4
-MAX_STATISTICS_BYTES = 8 << 20
+Tell = Callable[[str, Message], None]
+OnAccepted = Callable[[str, Result], None]
+OnFailure = Callable[[str, str], None]  # device, reason; called once for each device and task
 
-
-class RefusedError(ValueError):
-    """A result cannot be accepted; the message goes back to the device."""
+OVER = "the task is over or not for this device"
 
 
-def max_payload_bytes(task: Task, parameters: int) -> int:
-    """Most that a result of this task can need: no codec makes an update larger than float32 and indices."""
-    return {"statistics": MAX_STATISTICS_BYTES, "train": 8 * parameters + 65_536, "evaluate": 0, "idle": 0}[
-        task.kind
-    ]
+class Intake:
+    """Takes results of the stage at work."""
 
+    def __init__(
+        self, stages: Stages, uploads: Uploads, tell: Tell, accepted: OnAccepted, failed: OnFailure
+    ) -> None:
+        self._stages = stages
+        self._uploads = uploads
+        self._tell = tell
+        self._accepted = accepted
+        self._failed = failed
 
-def check_result(task: Task, result: Result, payload: bytes, tensors: Sequence[TensorSpec]) -> None:
-    """Raise `RefusedError` unless a result is what its task asked for."""
-    try:
-        if task.kind == "statistics":
-            statistics = loads(ColumnStatistics, payload, max_bytes=MAX_STATISTICS_BYTES)
-            if tuple(column.name for column in statistics.columns) != task.columns:
-                raise RefusedError("statistics of other columns than were asked for")
-        elif task.kind == "train":
-            if result.training is None or task.bundle is None:
-                raise RefusedError("an update without a training report")
-            update = decode_update(payload, tensors, model_digest=task.bundle.digest)
-            if update.round_number != task.round:
-                raise RefusedError(f"an update of round {update.round_number}, this is round {task.round}")
-    except (CodecError, RecordError) as exc:
-        raise RefusedError(str(exc)) from exc
+    def on_result(self, device: str, result: Result, body: bytes) -> Reported | None:
+        """A result, with its payload or the offer of one; what the round machine is to be told."""
+        row = self._open_task(device, result)
+        if row is None:
+            return None
+        if result.status == "failed":
+            return self._refuse(device, result, result.reason or "no reason given")
+        if result.payload is None or body:
+            return self._accept(device, result, body, row)
+        limit = max_payload_bytes(row.task, self._stages.parameters)
+        if result.payload.size > limit:
+            return self._refuse(device, result, f"a payload of {result.payload.size} bytes, at most {limit}")
+        payload = self._uploads.offer(device, result, result.payload, time.monotonic())
+        return None if payload is None else self._accept(device, result, payload, row)
 
+    def on_chunk(self, device: str, chunk: Chunk, data: bytes) -> Reported | None:
+        """A chunk of an upload; raise `RefusedError` if it was not granted."""
+        complete = self._uploads.add_chunk(device, chunk, data, time.monotonic())
+        if complete is None:
+            return None
+        result, payload = complete
+        row = self._open_task(device, result)
+        return None if row is None else self._accept(device, result, payload, row)
 
-@dataclass(slots=True)
-class _Upload:
-    result: Result
-    ref: BlobRef
-    touched: float
-    asked: set[int]
+    def _open_task(self, device: str, result: Result) -> TaskRow | None:
+        """The task of a result that is still to be decided on; anything else is answered here.
 
-
-class Uploads:
-    """Chunked uploads, at most `SLOTS` at a time."""
-
-    def __init__(self, store: BlobStore, grant: Callable[[str, Grant], None]) -> None:
-        self._store = store
-        self._grant = grant
-        self._active: dict[str, _Upload] = {}
-
-    def offer(self, device: str, result: Result, ref: BlobRef, now: float) -> bytes | None:
-        """A device has a payload; its bytes if they are here, else a slot is granted if one is free."""
-        if self._store.has(ref):
-            self._active.pop(device, None)
-            return self._store.read(ref)
-        self._active = {
-            name: upload for name, upload in self._active.items() if now - upload.touched < SLOT_TIMEOUT_S
-        }
-        if device in self._active or len(self._active) < SLOTS:
-            self._active[device] = _Upload(result, ref, now, set())
-            self._ask(device)
-        return None
-
-    def add_chunk(self, device: str, chunk: Chunk, data: bytes, now: float) -> tuple[Result, bytes] | None:
-        """Keep a granted chunk; the result and its payload when that was the last one.
-
-        Raises:
-            RefusedError: the chunk was not granted or is not what the manifest says.
+        A result of an earlier try of the stage at work is as good as one of the newest.
         """
-        upload = self._active.get(device)
-        if upload is None or upload.ref.digest != chunk.blob or chunk.index not in upload.asked:
-            raise RefusedError(f"chunk {chunk.index} was not asked for")
-        try:
-            complete = self._store.add_chunk(upload.ref, chunk.index, data)
-        except BlobError as exc:
-            raise RefusedError(str(exc)) from exc
-        upload.touched = now
-        upload.asked.discard(chunk.index)
-        if complete:
-            del self._active[device]
-            return upload.result, self._store.read(upload.ref)
-        if not upload.asked:
-            self._ask(device)
-        return None
+        ledger = self._stages.ledger
+        if (known := ledger.result(result.task, device)) is not None:
+            same = known.payload == result.payload
+            reason = "" if same else "another result of this device counts"
+            self._tell(device, Receipt(task=result.task, accepted=same, reason=reason))
+            return None
+        row = ledger.task(result.task)
+        if row is None or row.stage != self._stages.index or device not in row.task.cohort:
+            self._tell(device, Receipt(task=result.task, accepted=False, reason=OVER))
+            return None
+        if device in ledger.results(row.stage):
+            reason = "this device's result of another try counts"
+            self._tell(device, Receipt(task=result.task, accepted=False, reason=reason))
+            return None
+        return row
 
-    def _ask(self, device: str) -> None:
-        upload = self._active[device]
-        missing = self._store.missing(upload.ref)[:CHUNKS_A_GRANT]
-        upload.asked = set(missing)
-        self._grant(device, Grant(task=upload.result.task, blob=upload.ref.digest, chunks=tuple(missing)))
+    def _accept(self, device: str, result: Result, payload: bytes, row: TaskRow) -> Reported | None:
+        try:
+            self._stages.check(row.task, result, payload)
+        except (RefusedError, BlobError) as exc:
+            return self._refuse(device, result, str(exc))
+        self._stages.accept(row.task, device, result, payload, time.time())
+        self._tell(device, Receipt(task=result.task, accepted=True))
+        self._accepted(device, result)
+        return Reported(device)
+
+    def _refuse(self, device: str, result: Result, reason: str) -> Reported | None:
+        self._tell(device, Receipt(task=result.task, accepted=False, reason=reason[:500]))
+        if not self._stages.ledger.keep_failure(result.task, device, reason[:500]):
+            return None
+        self._failed(device, reason)
+        return Reported(device, reason[:200])

@@ -38,6 +38,8 @@ def compile_program(
 ) -> tuple[TrainableBundle, Weights]:
     """Build the model and compile its training program; with it come the first weights."""
     with quiet():
+        tensorflow()  # sets its loggers' levels while it is imported: they are quietened after
+    with quiet():
         model = seeded_model(config, input.shape, len(classes))
         from compression.trainable import compile_trainable
 

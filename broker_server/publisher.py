@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from edge_client.session.blobs import BlobStore
 from edge_client.session.mqtt import Session, SessionError, packet_bytes
-from edge_client.wire.blobs import BlobRef, split
+from edge_client.wire.blobs import CHUNK_BYTES, BlobRef, split
 from edge_client.wire.errors import WireError
 from edge_client.wire.frame import encode
 from edge_client.wire.messages import BlobRequest, Chunk, Message, Release, Task
@@ -64,17 +64,16 @@ class Publisher:
         ref = self._announced.get(request.blob)
         if ref is None or max(request.chunks) >= ref.count:
             raise WireError(f"{device} asks for chunks that were not announced")
-        parts = split(self._artefacts.read(ref))
         topic = self._topics.down(device, CHUNK)
         for index in request.chunks:
-            frame = encode(Chunk(blob=ref.digest, index=index), parts[index])
+            frame = encode(Chunk(blob=ref.digest, index=index), self._chunk(ref, index))
             self._session.publish(topic, frame)
             self._count(ref, packet_bytes(topic, frame), device)
 
     def take_bytes(self) -> tuple[int, Counter[str]]:
         """Bytes of PUBLISH packets that every device read, and that single devices did, since last asked.
 
-        The training program and whole models are not in them: `setup_bytes` counts those.
+        The training program and the first weights are not in them: `setup_bytes` counts those.
         """
         taken = self._to_all, self._to_device
         self._to_all, self._to_device = 0, Counter()
@@ -82,11 +81,12 @@ class Publisher:
 
     def _announce(self, manifest: Task | Release) -> None:
         refs = [manifest.bundle] if manifest.bundle else []
-        if manifest.weights:
-            refs.append(manifest.weights.full)
+        weights = manifest.weights
+        if weights and weights.version == 0:
+            refs.append(weights.full)
         self._once |= {ref.digest for ref in refs}
-        if manifest.weights:
-            refs += [step.blob for step in manifest.weights.steps]
+        if weights:
+            refs += [weights.full, *(step.blob for step in weights.steps)]
         self._announced |= {ref.digest: ref for ref in refs}
 
     def _to_everyone(self, channel: str, message: Message) -> None:
@@ -105,6 +105,14 @@ class Publisher:
             self._session.publish_many(((topic, frame) for frame in frames), timeout_s=ACK_TIMEOUT_S)
             self._count(ref, sum(packet_bytes(topic, frame) for frame in frames), None)
             self._broadcast.add(ref.digest)
+
+    def _chunk(self, ref: BlobRef, index: int) -> bytes:
+        try:
+            with self._artefacts.path(ref.digest).open("rb") as file:
+                file.seek(index * CHUNK_BYTES)
+                return file.read(CHUNK_BYTES)
+        except FileNotFoundError as exc:
+            raise WireError(f"blob {ref.digest[:12]} is of a version that is no longer kept") from exc
 
     def _count(self, ref: BlobRef, size: int, device: str | None) -> None:
         if ref.digest in self._once:

@@ -26,6 +26,7 @@ from broker_server.report.schema import (
     RoundFigures,
     RunReport,
 )
+from broker_server.report.words import size
 from broker_server.rollout.figures import FIGURES, ReleaseFigures
 from broker_server.stages import Stages
 from compression.records import loads
@@ -34,8 +35,8 @@ from edge_client.wire.messages import Hello, ReleaseReport
 
 CENTRALISED = "centralised"
 COUNTED = (
-    "PUBLISH packets of the rounds, MQTT headers and control messages included; the one delivery of the "
-    "training program and the first weights is counted apart"
+    "PUBLISH packets of the rounds, MQTT headers and control messages included. The training program and "
+    "the first weights, delivered once, are not in them: {setup} to all devices together."
 )
 
 
@@ -148,7 +149,7 @@ def build_report(
         final=FinalFigures.of(final, release.int8 if release else None),
         centralised=_centralised(comparison),
         local_only=LocalOnlyFigures.of({name: result.sums for name, result in comparison.local.items()}),
-        bytes=ByteFigures.of(rounds, float32_bytes=4 * spec.parameters, counted=COUNTED),
+        bytes=_traffic(stages, rounds),
         clients=tuple(
             client_figures(name, hello, records, reports.get(name)) for name, hello in hellos.items()
         ),
@@ -162,6 +163,12 @@ def build_report(
         simulated_note=SIMULATED_NOTE.format(machine=architecture()) if facts.simulated else None,
         started=datetime.fromtimestamp(facts.started, UTC).isoformat(timespec="seconds"),
     )
+
+
+def _traffic(stages: Stages, rounds: Sequence[RoundFigures]) -> ByteFigures:
+    setup = int(stages.ledger.fact("setup_bytes") or 0)
+    counted = COUNTED.format(setup=size(float(setup)))
+    return ByteFigures.of(rounds, float32_bytes=4 * stages.parameters, setup_total=setup, counted=counted)
 
 
 def _release_figures(stages: Stages) -> ReleaseFigures | None:

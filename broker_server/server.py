@@ -14,8 +14,9 @@ from collections import Counter
 from pathlib import Path
 
 from broker_server.broker.base import Broker, BrokerError
+from broker_server.checks import RefusedError
 from broker_server.config import ServerConfig
-from broker_server.ingest import RefusedError, Uploads, check_result, max_payload_bytes
+from broker_server.ingest import Intake
 from broker_server.publisher import Publisher
 from broker_server.records import ClientRecord
 from broker_server.report.observer import (
@@ -34,9 +35,10 @@ from broker_server.rounds.machine import (
     CloseStage,
     Command,
     Event,
+    FailRun,
+    FinishRun,
     Joined,
     Left,
-    Reported,
     RetryStage,
     Rules,
     Started,
@@ -44,10 +46,10 @@ from broker_server.rounds.machine import (
     Tick,
     step,
 )
-from broker_server.stages import Stages
+from broker_server.stages import RunError, Stages
+from broker_server.uploads import Uploads
 from edge_client.session.blobs import BlobStore
 from edge_client.session.mqtt import ConnectionChange, Incoming, Session, SessionError, packet_bytes
-from edge_client.wire.blobs import sha256
 from edge_client.wire.errors import WireError
 from edge_client.wire.frame import Envelope, decode
 from edge_client.wire.messages import (
@@ -56,7 +58,6 @@ from edge_client.wire.messages import (
     Hello,
     HelloRequest,
     Presence,
-    Receipt,
     ReleaseReport,
     Result,
     Task,
@@ -67,6 +68,7 @@ from provisioning.pki.signing import load_signing_key
 log = logging.getLogger(__name__)
 
 TICK_S = 0.5
+BROKER_CHECK_S = 3.0
 ASK_S = 2.0  # between requests for a hello that is missing
 REPUBLISH_S = 30.0  # a task or release that went unanswered this long is published again
 
@@ -86,6 +88,9 @@ class Server:
         signer = load_signing_key(Path(config.keys))
         self._publisher = Publisher(self._session, self._topics, signer, self.stages.artefacts)
         self._uploads = Uploads(BlobStore(Path(config.state) / "incoming"), self._publisher.tell)
+        self._intake = Intake(
+            self.stages, self._uploads, self._publisher.tell, self._on_accepted, self._on_failure
+        )
         self._rollout = Rollout(config, self.stages, self._publisher, observer)
         rounds = config.rounds
         self._rules = Rules(
@@ -100,6 +105,8 @@ class Server:
         self._published = 0.0
         self._bytes_up: Counter[str] = Counter()
         self._hellos: dict[str, Hello] = self.stages.ledger.devices()
+        self._unfit: dict[str, str] = {}  # device: why it cannot take part
+        self._broker_checked = 0.0
         self._present: dict[str, str] = {}  # device: its process's session, as the broker says
         self._ask_at = 0.0
 
@@ -119,16 +126,13 @@ class Server:
                 while self._rollout.waiting_for(self._state.online) and not stop.is_set():
                     self._turn()
                     self._rollout.publish_again()
-            self._publish_idle()
+            if self.finished:
+                self._publish_idle()
 
     @property
     def finished(self) -> bool:
         """Whether all stages are closed."""
         return self._state.phase == "finished"
-
-    def heard_of_devices(self) -> bool:
-        """Whether any device has ever introduced itself."""
-        return bool(self._hellos)
 
     def _take_up(self) -> None:
         """Say what is left of an earlier process of this run."""
@@ -152,21 +156,20 @@ class Server:
 
     def _turn(self) -> None:
         item = self._session.receive(TICK_S)
+        events: list[Event] = []
         if isinstance(item, ConnectionChange):
-            self._on_connection(item)
+            events = self._on_connection(item)
         elif item is not None:
-            try:
-                self._on_message(item)
-            except WireError as exc:
-                log.warning("ignored a message on %s: %s", item.topic, exc)
-            except SessionError as exc:
-                log.info("%s; will be asked for again", exc)
-            finally:
-                item.acknowledge()
-        self._feed(Tick())
+            events = self._on_message(item)
+            item.acknowledge()  # what counts is durable by now
+        for event in (*events, Tick()):
+            self._feed(event)
+        self._uploads.tick(time.monotonic())
         if self._session.connected:
             self._ask_for_hellos()
             self._republish()
+        else:
+            self._revive_broker()
 
     # ---- the machine ----
 
@@ -185,67 +188,74 @@ class Server:
                 self.stages.ledger.close_task(number)
                 what = f"{stage.kind} of round {stage.round} came to {reason}"
                 self._incident("server", what, "tried again with the devices that were there")
-            case _:
+            case FailRun(stage, reason):
+                raise RunError(f"{stage.kind} of round {stage.round} fails again and again: {reason}")
+            case FinishRun():
                 log.info("all stages are done")
 
     def _start(self, command: StartStage) -> None:
         if self.stages.needs_program(command.stage):
             self._observer.note(Note(f"compiling the training program of {self.config.model.name}"))
             self.stages.compile({name: self._hellos[name] for name in command.cohort})
-        columns = self._hellos[command.cohort[0]].data.columns
+        columns = self.stages.columns or self._hellos[command.cohort[0]].data.columns
         self._task = self.stages.make_task(command.stage, command.cohort, columns)
         if command.stage.kind == "train":
             self._observer.round_started(
                 RoundStarted(command.stage.round, command.cohort, self.config.rounds.rounds)
             )
-        self._publish_task()
+        try:
+            self._publish_task()
+        except WireError as exc:  # cohorts are bounded, but names are long
+            raise RunError(
+                f"the task for {len(command.cohort)} devices does not fit a message: {exc}"
+            ) from exc
         self._feed(Started(self._task.number))
 
     def _close(self, command: CloseStage) -> None:
         clients, dropped_bytes = self._client_records(command)
         record = self.stages.close(command, clients, dropped_bytes, time.time())
+        self._uploads.clear()
         for device, reason in command.dropped.items():
             what = f"not in {command.stage.kind} of round {command.stage.round}: {reason}"
             self._incident(device, what, f"closed with the results of {len(command.devices)} others")
         if record is not None and command.stage.kind == "train":
             self._observer.round_finished(RoundFinished(round_figures(record)))
+        self.stages.ledger.set_fact("setup_bytes", str(self._publisher.setup_bytes))
         self._task = None
         self._feed(Closed())
 
     def _client_records(self, command: CloseStage) -> tuple[dict[str, ClientRecord], int]:
         """Each device's part with its bytes, and the bytes to those dropped; the counters start again."""
         everyone, own = self._publisher.take_bytes()
-        records = {name: self._client_record(name, everyone + own[name]) for name in command.devices}
+        results = self.stages.ledger.results(self.stages.index)
+        records = {
+            name: _client_record(results[name], self._bytes_up[name], everyone + own[name])
+            for name in command.devices
+        }
         self._bytes_up.clear()
         return records, sum(everyone + own[name] for name in command.dropped)
 
-    def _client_record(self, name: str, bytes_down: int) -> ClientRecord:
-        result = self.stages.ledger.results(self._state.index)[name]
-        training = result.training
-        return ClientRecord(
-            examples=training.examples if training else 0,
-            loss=training.loss if training else 0.0,
-            seconds=training.seconds if training else 0.0,
-            bytes_up=self._bytes_up[name],
-            bytes_down=bytes_down,
-            health=result.health,
-        )
-
     # ---- the connection ----
 
-    def _on_connection(self, change: ConnectionChange) -> None:
+    def _on_connection(self, change: ConnectionChange) -> list[Event]:
         if change.connected:
             self._publish_task()
+        else:
+            log.warning("not connected: %s", change.reason)
+            self._revive_broker()
+        return []
+
+    def _revive_broker(self) -> None:
+        """Start a broker of ours again that is gone; looked at every few seconds while disconnected."""
+        now = time.monotonic()
+        if now - self._broker_checked < BROKER_CHECK_S or self._broker.alive():
             return
-        log.warning("not connected: %s", change.reason)
-        if not self._broker.alive():
-            self._incident(
-                "broker", f"gone ({change.reason})", "started again; open results are offered again"
-            )
-            try:
-                self._broker.restart()
-            except BrokerError as exc:
-                log.warning("the broker does not start: %s", exc)
+        self._broker_checked = now
+        self._incident("broker", "gone", "started again; open results are offered again")
+        try:
+            self._broker.restart()
+        except BrokerError as exc:
+            log.warning("the broker does not start: %s", exc)
 
     def _publish_task(self) -> None:
         if self._task is None:
@@ -278,132 +288,129 @@ class Server:
 
     # ---- messages ----
 
-    def _on_message(self, incoming: Incoming) -> None:
-        device, channel = self._topics.sender(incoming.topic)
-        self._bytes_up[device] += packet_bytes(incoming.topic, incoming.payload)
-        envelope = decode(incoming.payload)
+    def _on_message(self, incoming: Incoming) -> list[Event]:
+        """Take one message; what the machine is to be told. Nothing a device sends may get past this."""
+        try:
+            device, channel = self._topics.sender(incoming.topic)
+            self._bytes_up[device] += packet_bytes(incoming.topic, incoming.payload)
+            event = self._take(device, channel, decode(incoming.payload))
+        except (WireError, RefusedError) as exc:
+            log.warning("ignored a message on %s: %s", incoming.topic[:200], exc)
+            return []
+        except SessionError as exc:
+            log.info("%s; will be asked for again", exc)
+            return []
+        return [event] if event else []
+
+    def _take(self, device: str, channel: str, envelope: Envelope) -> Event | None:
         message = envelope.message
         if channel == STATUS and isinstance(message, Presence):
-            self._on_presence(device, message)
-        elif channel == CHUNK and isinstance(message, Chunk):
-            self._on_chunk(device, message, envelope.body)
-        elif channel != MESSAGE:
+            return self._on_presence(device, message)
+        if channel == CHUNK and isinstance(message, Chunk):
+            return self._intake.on_chunk(device, message, envelope.body)
+        if channel != MESSAGE:
             raise WireError(f"{type(message).__name__} does not belong on channel {channel}")
-        elif isinstance(message, Hello):
-            self._on_hello(device, message)
-        elif isinstance(message, Result):
-            self._on_result(device, message, envelope)
-        elif isinstance(message, BlobRequest):
-            self._publisher.send_chunks(device, message)
-        elif isinstance(message, ReleaseReport):
-            self._rollout.on_report(device, message)
-        else:
-            raise WireError(f"{type(message).__name__} is not a device's message")
+        match message:
+            case Hello():
+                return self._on_hello(device, message)
+            case Result():
+                return self._intake.on_result(device, message, envelope.body)
+            case BlobRequest():
+                self._publisher.send_chunks(device, message)
+            case ReleaseReport():
+                self._rollout.on_report(device, message)
+            case _:
+                raise WireError(f"{type(message).__name__} is not a device's message")
+        return None
 
-    def _on_presence(self, device: str, presence: Presence) -> None:
+    def _on_presence(self, device: str, presence: Presence) -> Event | None:
         hello = self._hellos.get(device)
+        same = hello is not None and hello.session == presence.session
         if presence.state == "online":
             self._present[device] = presence.session
-            if hello is not None and hello.session == presence.session:
-                self._feed(Joined(device))
-        elif hello is None or hello.session == presence.session:  # else: an old process's last will
-            self._present.pop(device, None)
-            if device in self._state.online:
-                self._observer.device_left(DeviceLeft(device))
-                if device in self._state.outstanding:
-                    grace = f"waited up to {self.config.rounds.grace_s:g} s for it"
-                    self._incident(device, "left in the middle of a task", grace)
-            self._feed(Left(device))
+            return Joined(device) if same and device not in self._unfit else None
+        if hello is not None and not same:
+            return None  # an old process's last will
+        self._present.pop(device, None)
+        if device in self._state.online:
+            self._observer.device_left(DeviceLeft(device))
+            if device in self._state.outstanding:
+                grace = f"waited up to {self.config.rounds.grace_s:g} s for it"
+                self._incident(device, "left in the middle of a task", grace)
+        return Left(device)
 
-    def _on_hello(self, device: str, hello: Hello) -> None:
-        if problem := self._unfit(hello):
-            self._incident(device, f"cannot take part: {problem}", "the run goes on without it")
-            return
+    def _on_hello(self, device: str, hello: Hello) -> Event | None:
         returned = device in self._hellos
         self._hellos[device] = hello
+        self._present[device] = hello.session
         self.stages.ledger.keep_hello(device, hello, time.time())
+        if problem := self._problem_of(device, hello):
+            if self._unfit.get(device) != problem:
+                self._incident(device, f"cannot take part: {problem}", "the run goes on without it")
+            self._unfit[device] = problem
+            return None
+        self._unfit.pop(device, None)
         if device not in self._state.online:
             self._observer.device_joined(
                 DeviceJoined(device, hello.data.examples, hello.runtime, hello.architecture, returned)
             )
-        self._feed(Joined(device))
+        return Joined(device)
 
-    def _unfit(self, hello: Hello) -> str | None:
+    def _problem_of(self, device: str, hello: Hello) -> str | None:
         """Why a device cannot take part in this run; None if it can."""
         if hello.data.kind != self.config.model.kind:
             return f"it has {hello.data.kind} data, the model takes {self.config.model.kind} data"
         if not hello.data.examples:
             return "it has no training examples"
-        classes = self.config.model.classes
+        classes = self.config.model.classes or self.stages.classes
         if classes and (strange := sorted(set(hello.data.counts) - set(classes))):
             return f"label {strange[0]!r} is not one of the model's classes"
-        others = [known.data.columns for known in self._hellos.values()]
-        if others and hello.data.columns != others[0]:
+        columns = self.stages.columns or self._usual_columns(device)
+        if columns and set(hello.data.columns) != set(columns):
             return "its table has other columns than the fleet's"
         return None
 
+    def _usual_columns(self, device: str) -> tuple[str, ...]:
+        """The columns that most other devices have; empty without others."""
+        others = Counter(
+            hello.data.columns
+            for name, hello in self._hellos.items()
+            if name != device and name not in self._unfit
+        )
+        return others.most_common(1)[0][0] if others else ()
+
     # ---- results ----
 
-    def _on_result(self, device: str, result: Result, envelope: Envelope) -> None:
-        task = self._task
-        if self.stages.ledger.has_result(result.task, device):
-            self._publisher.tell(device, Receipt(task=result.task, accepted=True))
-        elif task is None or result.task != task.number or device not in task.cohort:
-            self._refuse(device, result, "the task is over or not for this device")
-        elif result.status == "failed":
-            self._refuse(device, result, result.reason or "no reason given", failed=True)
-        elif device in self._state.reported:
-            self._refuse(device, result, "already counted in this round")
-        elif result.payload is None or envelope.body:
-            if result.payload is not None and sha256(envelope.body) != result.payload.digest:
-                self._refuse(device, result, "the payload does not match its digest", failed=True)
-                return
-            self._accept(device, result, envelope.body)
-        elif result.payload.size > max_payload_bytes(task, self.stages.parameters):
-            self._refuse(device, result, f"{result.payload.size} bytes are too many", failed=True)
-        elif (payload := self._uploads.offer(device, result, result.payload, time.monotonic())) is not None:
-            self._accept(device, result, payload)
-
-    def _on_chunk(self, device: str, chunk: Chunk, data: bytes) -> None:
-        try:
-            complete = self._uploads.add_chunk(device, chunk, data, time.monotonic())
-        except RefusedError as exc:
-            log.info("%s: %s", device, exc)
+    def _on_accepted(self, device: str, result: Result) -> None:
+        if self._task is None or result.training is None:
             return
-        if complete is not None and self._task is not None and complete[0].task == self._task.number:
-            self._accept(device, *complete)
-
-    def _accept(self, device: str, result: Result, payload: bytes) -> None:
-        task = self._task
-        if task is None:
-            return
-        try:
-            check_result(task, result, payload, self.stages.tensors)
-        except RefusedError as exc:
-            self._refuse(device, result, str(exc), failed=True)
-            return
-        self.stages.accept(task, device, result, payload, time.time())
-        self._publisher.tell(device, Receipt(task=task.number, accepted=True))
-        if result.training:
-            self._observer.update_received(
-                UpdateReceived(
-                    task.round,
-                    device,
-                    result.training.examples,
-                    self._bytes_up[device],
-                    result.training.loss,
-                    result.training.seconds,
-                )
+        self._observer.update_received(
+            UpdateReceived(
+                self._task.round,
+                device,
+                result.training.examples,
+                self._bytes_up[device],
+                result.training.loss,
+                result.training.seconds,
             )
-        self._feed(Reported(device, task.number))
+        )
 
-    def _refuse(self, device: str, result: Result, reason: str, *, failed: bool = False) -> None:
-        self._publisher.tell(device, Receipt(task=result.task, accepted=False, reason=reason[:500]))
-        if failed:
-            self._incident(device, f"its result is not counted: {reason}", "refused; the others' count")
-            self._feed(Reported(device, result.task, reason[:200]))
+    def _on_failure(self, device: str, reason: str) -> None:
+        self._incident(device, f"its result is not counted: {reason}", "refused; the others' count")
 
     def _incident(self, who: str, what: str, remedy: str) -> None:
         log.warning("%s: %s; %s", who, what, remedy)
         self.stages.ledger.note(time.time(), who, what[:1000], remedy)
         self._observer.note(Note(f"{who}: {what}; {remedy}"[:1900], level="warning"))
+
+
+def _client_record(result: Result, bytes_up: int, bytes_down: int) -> ClientRecord:
+    training = result.training
+    return ClientRecord(
+        examples=training.examples if training else 0,
+        loss=training.loss if training else 0.0,
+        seconds=training.seconds if training else 0.0,
+        bytes_up=bytes_up,
+        bytes_down=bytes_down,
+        health=result.health,
+    )

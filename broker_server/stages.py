@@ -15,8 +15,8 @@ from functools import reduce
 from operator import add
 from pathlib import Path
 
+from broker_server.checks import check_result
 from broker_server.config import ServerConfig
-from broker_server.ingest import MAX_STATISTICS_BYTES
 from broker_server.program import Evaluator, compile_program, image_input
 from broker_server.records import ClientRecord, RoundRecord
 from broker_server.rounds.machine import CloseStage, RunState, Stage
@@ -24,13 +24,14 @@ from broker_server.store.ledger import Ledger
 from broker_server.strategies.fedavg import weighted_mean
 from broker_server.versions import Versions
 from compression.records import dumps, loads
-from compression.spec import TableInput, TensorSpec, TrainableBundle, Weights
+from compression.spec import TableInput, TrainableBundle, Weights
 from compression.updates import PROFILES, decode_update
 from edge_client.data import ColumnStatistics, table_input
 from edge_client.data.catalogue import order_classes
+from edge_client.data.column_statistics import MAX_STATISTICS_BYTES
 from edge_client.session.blobs import BlobStore
 from edge_client.wire.blobs import BlobRef
-from edge_client.wire.evaluation import EvaluationSums
+from edge_client.wire.evaluation import MAX_CLASSES, EvaluationSums
 from edge_client.wire.messages import Hello, Result, Task, TrainingPlan
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class Stages:
 
     def __init__(self, config: ServerConfig) -> None:
         folder = Path(config.state)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # updates say something about their examples
         self.ledger = Ledger(folder / "ledger.sqlite")
         self.artefacts = BlobStore(folder / "artefacts")
         self._config = config
@@ -59,6 +61,12 @@ class Stages:
         self._evaluator: Evaluator | None = None
         if self.ledger.fact("run") is None:
             self.ledger.set_fact("run", secrets.token_hex(8))
+            self.ledger.set_fact("plan", _plan_of(config))
+        elif self.ledger.fact("plan") != _plan_of(config):
+            raise RunError(
+                f"this run began with other settings ({self.ledger.fact('plan')}): put them back, "
+                f"or begin a new run by moving {folder} away"
+            )
         if digest := self.ledger.fact("bundle"):
             data = self.artefacts.path(digest).read_bytes()
             self._adopt(TrainableBundle.from_bytes(data), BlobRef.of(data))
@@ -74,7 +82,7 @@ class Stages:
 
     def resume(self, now: float) -> RunState:
         """The state of the round machine as the ledger knows it."""
-        state = RunState(stages=self.plan, index=self._index, since=now)
+        state = RunState(stages=self.plan, index=self.index, since=now)
         if state.stage is None:
             return replace(state, phase="finished")
         reported = frozenset(self.ledger.results(state.index))
@@ -88,11 +96,12 @@ class Stages:
             number=last.task.number,
             cohort=cohort,
             reported=reported,
+            failed=self.ledger.failures(last.task.number),
             away_since=dict.fromkeys(cohort, now),
         )
 
     @property
-    def _index(self) -> int:
+    def index(self) -> int:
         """The stage at work: the number of those that are closed."""
         return int(self.ledger.fact("stages_closed") or 0)
 
@@ -123,9 +132,17 @@ class Stages:
         return self._bundle.spec.parameters if self._bundle else 0
 
     @property
-    def tensors(self) -> tuple[TensorSpec, ...]:
-        """What an update consists of; nothing before the program is compiled."""
-        return self._bundle.spec.tensors if self._bundle else ()
+    def classes(self) -> tuple[str, ...]:
+        """The model's classes; empty before the program is compiled."""
+        return self._bundle.spec.classes if self._bundle else ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the fleet's tables; empty for pictures and before they are known."""
+        if self._bundle and isinstance(self._bundle.spec.input, TableInput):
+            return self._bundle.spec.input.columns
+        last = self.ledger.last_task()
+        return last.task.columns if last else ()
 
     def evaluate(self, weights: Weights) -> EvaluationSums | None:
         """How weights do on the server's held-out examples; None without any."""
@@ -147,13 +164,16 @@ class Stages:
         classes = self._config.model.classes or order_classes(
             {label for hello in hellos.values() for label in hello.data.counts}
         )
-        if len(classes) < 2:
-            raise RunError(f"the devices have {len(classes)} class between them: {', '.join(classes)}")
+        if not 2 <= len(classes) <= MAX_CLASSES:
+            raise RunError(
+                f"the devices have {len(classes)} classes between them, a model takes 2 to {MAX_CLASSES}"
+            )
         bundle, weights = compile_program(self._config.model, input, classes)
         ref = self.artefacts.put(bundle.to_bytes())
-        self.ledger.set_fact("bundle", ref.digest)
-        self._adopt(bundle, ref)
-        self.versions.begin(weights)
+        with self.ledger.transaction():
+            self.ledger.set_fact("bundle", ref.digest)
+            self._adopt(bundle, ref)
+            self.versions.begin(weights)
 
     def make_task(self, stage: Stage, cohort: tuple[str, ...], columns: tuple[str, ...]) -> Task:
         """A task with a new number, written down."""
@@ -172,7 +192,7 @@ class Stages:
                 weights=self.versions.reference(),
                 training=training if stage.kind == "train" else None,
             )
-        self.ledger.keep_task(task, self._index, time.time())
+        self.ledger.keep_task(task, self.index, time.time())
         return task
 
     def idle_task(self) -> Task:
@@ -190,21 +210,26 @@ class Stages:
             return []
         if task.weights.steps:
             return [task.weights.steps[-1].blob]
-        return [task.bundle, task.weights.full]
+        return [task.bundle, task.weights.full] if task.weights.version == 0 else [task.weights.full]
 
     # ---- closing a stage ----
+
+    def check(self, task: Task, result: Result, payload: bytes) -> None:
+        """Raise `RefusedError` unless a result can be aggregated."""
+        spec = self._bundle.spec if self._bundle else None
+        check_result(task, result, payload, spec, max_examples=self._config.max_examples)
 
     def accept(self, task: Task, device: str, result: Result, payload: bytes, now: float) -> None:
         """Make a checked result durable."""
         if payload:
             self.artefacts.put(payload)
-        self.ledger.keep_result(task.number, device, self._index, result, now)
+        self.ledger.keep_result(task.number, device, self.index, result, now)
 
     def close(
         self, command: CloseStage, clients: Mapping[str, ClientRecord], dropped_bytes: int, now: float
     ) -> RoundRecord | None:
         """Aggregate a stage; the record of its round, or of the last one for an evaluation."""
-        results = self.ledger.results(self._index)
+        results = self.ledger.results(self.index)
         record: RoundRecord | None = None
         if command.stage.kind == "train":
             record = replace(self._round_record(command, clients, now), dropped_bytes_down=dropped_bytes)
@@ -214,8 +239,10 @@ class Stages:
                 if command.stage.kind == "statistics":
                     self.ledger.set_fact("statistics", self._merged_statistics(results).digest)
                 else:
-                    record = self._complete_round(command.stage.round, results)
+                    self._complete_round(command.stage.round, results)
+                    record = self._add_traffic(command.stage.round, clients, dropped_bytes)
                 self._mark_closed(command)
+        self._prune()
         return record
 
     def _round_record(
@@ -247,30 +274,55 @@ class Stages:
 
     def _mark_closed(self, command: CloseStage) -> None:
         self.ledger.close_task(command.number)
-        self.ledger.set_fact("stages_closed", str(self._index + 1))
+        self.ledger.set_fact("stages_closed", str(self.index + 1))
 
     def _mean_update(self, results: Mapping[str, Result]) -> Weights:
         return weighted_mean(self._updates(results))
 
     def _updates(self, results: Mapping[str, Result]) -> Iterator[tuple[Weights, int]]:
         """One decoded update at a time, in order of the devices' names: the sum is the same every time."""
-        bundle = self._ref
-        for result in results.values():
-            if result.payload is None or result.training is None or bundle is None:
-                continue
+        hellos = self.ledger.devices()
+        for device, result in results.items():
+            if result.payload is None or result.training is None:
+                raise RunError(f"the ledger counts a result of {device} without an update")
             payload = self.artefacts.read(result.payload)
-            update = decode_update(payload, self.bundle.spec.tensors, model_digest=bundle.digest)
-            yield update.delta, min(result.training.examples, self._config.max_examples)
+            update = decode_update(payload, self.bundle.spec.tensors, model_digest=self.bundle_ref.digest)
+            said = hellos[device].data.examples  # what a device claims now cannot exceed what it said first
+            yield update.delta, max(1, min(result.training.examples, said, self._config.max_examples))
 
     def _complete_round(self, number: int, results: Mapping[str, Result]) -> RoundRecord | None:
         """Devices evaluate what they receive: a round's results complete the record of the one before."""
         sums = [result.evaluation for result in results.values() if result.evaluation is not None]
-        record = self.ledger.rounds(RoundRecord).get(number)
+        record = self.ledger.round(number, RoundRecord)
         if record is None or not sums:
             return record
         completed = replace(record, federated=reduce(add, sums))
         self.ledger.keep_round(number, completed)
         return completed
+
+    def _add_traffic(
+        self, number: int, clients: Mapping[str, ClientRecord], dropped_bytes: int
+    ) -> RoundRecord | None:
+        """The last round's step goes out with the evaluation: its bytes belong to that round."""
+        record = self.ledger.round(number, RoundRecord)
+        if record is None:
+            return None
+        parts = {
+            name: replace(
+                part,
+                bytes_up=part.bytes_up + clients[name].bytes_up,
+                bytes_down=part.bytes_down + clients[name].bytes_down,
+            )
+            if name in clients
+            else part
+            for name, part in record.clients.items()
+        }
+        extra = dropped_bytes + sum(
+            client.bytes_down for name, client in clients.items() if name not in record.clients
+        )
+        record = replace(record, clients=parts, dropped_bytes_down=record.dropped_bytes_down + extra)
+        self.ledger.keep_round(number, record)
+        return record
 
     def _merged_statistics(self, results: Mapping[str, Result]) -> BlobRef:
         parts = [
@@ -279,6 +331,13 @@ class Stages:
             if result.payload is not None
         ]
         return self.artefacts.put(dumps(reduce(add, parts)))
+
+    def _prune(self) -> None:
+        """Updates are of no use once they are in the mean, nor are versions that nobody can step from."""
+        kept = [digest for digest in (self.ledger.fact("bundle"), self.ledger.fact("statistics")) if digest]
+        if self._versions is not None:
+            kept += self._versions.files()
+        self.artefacts.keep_only(kept)
 
     # ---- the program ----
 
@@ -294,3 +353,10 @@ class Stages:
         data = self.artefacts.path(digest).read_bytes()
         merged = loads(ColumnStatistics, data, max_bytes=MAX_STATISTICS_BYTES)
         return table_input(merged, self._config.model.scaling)
+
+
+def _plan_of(config: ServerConfig) -> str:
+    """What must stay the same from the first start of a run to its end, in words for people."""
+    model, rounds = config.model, config.rounds
+    size = f" {model.height}x{model.width}x{model.channels}" if model.kind == "image" else ""
+    return f"{model.name}, {model.kind}{size}, {rounds.rounds} rounds, {model.optimizer}, seed {model.seed}"

@@ -72,6 +72,7 @@ class Versions:
             profile,
             model_digest=self._bundle_digest,
             round_number=round_number,
+            tensors=self._spec.tensors,
         )
         weights = {name: array + encoded.sent[name] for name, array in self.weights.items()}
         check_weights(weights, self._spec)
@@ -88,6 +89,14 @@ class Versions:
         )
         return record, weights
 
+    def files(self) -> list[str]:
+        """Digests of the artefacts that are still needed."""
+        newest = sorted(self._records, reverse=True)[: STEPS_ANNOUNCED + 1]
+        kept = [self._records[version] for version in newest] + [self.first]
+        refs = [ref for record in kept for ref in (record.full, record.residual) if ref]
+        refs += [record.step.blob for record in kept if record.step]
+        return [ref.digest for ref in refs]
+
     def commit(self, record: VersionRecord, weights: Weights) -> None:
         """Make a version the newest one."""
         self._ledger.keep_version(record.version, record)
@@ -102,7 +111,7 @@ class Versions:
         for version in sorted(self._records, reverse=True)[:STEPS_ANNOUNCED]:
             step = self._records[version].step
             size += STEP_MANIFEST_BYTES + (step.blob.size if step else 0)
-            if step is None or (steps and size >= latest.full.size):
+            if step is None or size >= STEP_MANIFEST_BYTES + latest.full.size:
                 break
             steps.insert(0, step)
         return WeightsRef(version=latest.version, digest=latest.digest, full=latest.full, steps=tuple(steps))

@@ -241,8 +241,8 @@ def _check(kind: Any, value: Any, where: str) -> None:  # noqa: PLR0912 - one br
     elif origin in (dict, Mapping):
         _require(isinstance(value, Mapping), where, "a mapping", value)
         for key, item in value.items():
-            _require(isinstance(key, str), where, "text as keys", key)
-            _check(args[1], item, f"{where}.{key}")
+            _check(args[0], key, f"{where} key")
+            _check(args[1], item, f"{where}.{_shown(key)}")
     elif kind is float:
         _require(type(value) is float and math.isfinite(value), where, "a finite number", value)
     else:

@@ -22,8 +22,8 @@ state = "/var/lib/bramble"  # weights, residual, models: survives reboots
 [broker]
 host = "workstation.local"
 port = 8883
-ca_file = "ca.pem"
-certificate_file = "device.pem"
+ca_file = "ca.crt"
+certificate_file = "device.crt"
 key_file = "device.key"
 
 [data]

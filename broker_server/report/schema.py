@@ -147,6 +147,7 @@ class ByteFigures(Record):
     Attributes:
         up_per_client_round: mean over every update that was counted.
         down_per_client_round: mean over every device that was asked, counted in the end or not.
+        setup_total: to all devices together, once a run: the training program and the first weights.
         counted: what the figures include, as a sentence.
     """
 
@@ -157,11 +158,17 @@ class ByteFigures(Record):
     ratio_down: Ratio | None = None
     up_total: Count | None = None
     down_total: Count | None = None
+    setup_total: Count | None = None
     counted: Sentence | None = None
 
     @classmethod
     def of(
-        cls, rounds: Sequence[RoundFigures], *, float32_bytes: int, counted: str | None = None
+        cls,
+        rounds: Sequence[RoundFigures],
+        *,
+        float32_bytes: int,
+        setup_total: int | None = None,
+        counted: str | None = None,
     ) -> ByteFigures:
         """From the rounds; `float32_bytes` is the size of all weights as plain float32."""
         up = _total([r.bytes_up for r in rounds])
@@ -176,6 +183,7 @@ class ByteFigures(Record):
             ratio_down=float32_bytes / down_mean if down_mean and float32_bytes else None,
             up_total=up,
             down_total=down,
+            setup_total=setup_total,
             counted=counted,
         )
 

@@ -32,6 +32,8 @@ class Rules:
     wait_s: float  # ... but no longer than this once the quorum is there
     deadline_s: float  # of a stage
     grace_s: float  # how long a device of the cohort may be away before it is no longer waited for
+    max_tries: int = 5  # of a stage without a single new result
+    retry_s: float = 5.0  # pause before a stage is tried again; doubles
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class RunState:
     failed: Mapping[str, str] = field(default_factory=dict)  # device: reason
     online: frozenset[str] = frozenset()
     away_since: Mapping[str, float] = field(default_factory=dict)
+    tries: int = 0  # of this stage that brought nothing new
 
     @property
     def stage(self) -> Stage | None:
@@ -86,10 +89,12 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Reported:
-    """A result is durable, or the device says it failed."""
+    """A result of the stage at work is durable, or the device says it failed.
+
+    It may be of an earlier try: the weights it began from are the same.
+    """
 
     device: str
-    task: int
     problem: str | None = None
 
 
@@ -144,7 +149,15 @@ class FinishRun:
     """All stages are closed."""
 
 
-Command = StartStage | CloseStage | RetryStage | FinishRun
+@dataclass(frozen=True, slots=True)
+class FailRun:
+    """A stage came to nothing several times in a row: somebody has to look."""
+
+    stage: Stage
+    reason: str
+
+
+Command = StartStage | CloseStage | RetryStage | FinishRun | FailRun
 
 
 def step(state: RunState, event: Event, rules: Rules, now: float) -> tuple[RunState, tuple[Command, ...]]:
@@ -171,14 +184,13 @@ def _noted(state: RunState, event: Event, now: float) -> RunState:
         case Started(number) if state.phase == "starting":
             away = dict.fromkeys(state.cohort - state.online, now)
             return replace(state, phase="working", since=now, number=number, away_since=away)
-        case Reported(device, task, problem) if state.phase == "working" and task == state.number:
-            if device not in state.cohort:
-                return state
-            if problem is None:
-                return replace(state, reported=state.reported | {device})
+        case Reported(device, None) if state.phase not in ("closing", "finished"):
+            failed = {name: why for name, why in state.failed.items() if name != device}
+            return replace(state, reported=state.reported | {device}, failed=failed, tries=0)
+        case Reported(device, str(problem)) if state.phase == "working" and device in state.outstanding:
             return replace(state, failed={**state.failed, device: problem})
         case Closed() if state.phase == "closing":
-            following = replace(_gathering(state, now), index=state.index + 1, reported=frozenset())
+            following = replace(_gathering(state, now), index=state.index + 1, reported=frozenset(), tries=0)
             return following if following.stage else replace(following, phase="finished")
     return state
 
@@ -188,10 +200,14 @@ def _gathering(state: RunState, now: float) -> RunState:
 
 
 def _maybe_start(state: RunState, rules: Rules, now: float) -> tuple[RunState, tuple[Command, ...]]:
+    if now - state.since < _pause(state, rules):
+        return state, ()
     here = len(state.online | state.reported)
     waited = now - state.since >= rules.wait_s
     enough = here >= rules.wait_for or (here >= rules.quorum and (waited or state.index > 0))
     cohort = tuple(sorted(state.online - state.reported))
+    if not cohort and len(state.reported) >= rules.quorum:
+        return _closing(state, {}, now)
     if not (enough and cohort and state.stage):
         return state, ()
     started = replace(state, phase="starting", since=now, cohort=frozenset(cohort))
@@ -199,14 +215,32 @@ def _maybe_start(state: RunState, rules: Rules, now: float) -> tuple[RunState, t
 
 
 def _maybe_close(state: RunState, rules: Rules, now: float) -> tuple[RunState, tuple[Command, ...]]:
-    late = now - state.since >= rules.deadline_s
-    gone = {name for name in state.outstanding if now - state.away_since.get(name, now) >= rules.grace_s}
+    late = now - state.since >= rules.deadline_s * (1 + state.tries)
+    away = state.outstanding & frozenset(state.away_since)
+    gone = {name for name in away if now - state.away_since[name] >= rules.grace_s}
     if state.outstanding - gone and not late:
         return state, ()
-    stage = state.stages[state.index]
     if len(state.reported) < rules.quorum:
-        reason = f"{len(state.reported)} of the {rules.quorum} results needed"
-        return _gathering(state, now), (RetryStage(stage, state.number, reason),)
-    dropped = dict(state.failed) | {name: "away" if name in gone else "late" for name in state.outstanding}
-    closing = CloseStage(stage, state.number, tuple(sorted(state.reported)), dropped)
-    return replace(state, phase="closing", since=now), (closing,)
+        return _retry(state, rules, now)
+    missing = {name: "away" if name in gone else "late" for name in state.outstanding}
+    return _closing(state, dict(state.failed) | missing, now)
+
+
+def _closing(state: RunState, dropped: Mapping[str, str], now: float) -> tuple[RunState, tuple[Command, ...]]:
+    stage = state.stages[state.index]
+    command = CloseStage(stage, state.number, tuple(sorted(state.reported)), dropped)
+    return replace(state, phase="closing", since=now), (command,)
+
+
+def _retry(state: RunState, rules: Rules, now: float) -> tuple[RunState, tuple[Command, ...]]:
+    stage, tries = state.stages[state.index], state.tries + 1
+    reason = f"{len(state.reported)} of the {rules.quorum} results needed"
+    if problems := sorted(set(state.failed.values())):
+        reason += f" ({problems[0]})"
+    if tries >= rules.max_tries:
+        return state, (FailRun(stage, reason),)
+    return replace(_gathering(state, now), tries=tries), (RetryStage(stage, state.number, reason),)
+
+
+def _pause(state: RunState, rules: Rules) -> float:
+    return rules.retry_s * 2 ** (state.tries - 1) if state.tries else 0.0

@@ -52,7 +52,7 @@ def assign_roles(source: Source, rng: np.random.Generator) -> Roles:
     calibration = further = np.zeros(0, np.int64)
     if len(validation) and len(test) and isinstance(source, PictureArrays):
         test, further = validation, test
-        told = "its validation split evaluates, its test split is reported apart"
+        told = "its validation split evaluates, its test split is left alone"
     elif len(validation) and len(test):
         calibration = _sample(catalogue, validation, min(1.0, MAX_CALIBRATION / len(validation)), rng)
         told = "its test split evaluates, its validation split calibrates"

@@ -27,6 +27,9 @@ CREATE TABLE IF NOT EXISTS tasks (
 CREATE TABLE IF NOT EXISTS results (
     task INTEGER NOT NULL REFERENCES tasks (number), device TEXT NOT NULL, stage INTEGER NOT NULL,
     result TEXT NOT NULL, received REAL NOT NULL, PRIMARY KEY (task, device)) STRICT;
+CREATE TABLE IF NOT EXISTS failures (
+    task INTEGER NOT NULL REFERENCES tasks (number), device TEXT NOT NULL, reason TEXT NOT NULL,
+    PRIMARY KEY (task, device)) STRICT;
 CREATE UNIQUE INDEX IF NOT EXISTS one_result_a_stage ON results (stage, device);
 CREATE TABLE IF NOT EXISTS versions (version INTEGER PRIMARY KEY, record TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS rounds (round INTEGER PRIMARY KEY, record TEXT NOT NULL) STRICT;
@@ -130,9 +133,15 @@ class Ledger:
 
     def last_task(self) -> TaskRow | None:
         """The newest task."""
-        row = self._db.execute(
-            "SELECT task, stage, published, closed FROM tasks ORDER BY number DESC LIMIT 1"
-        ).fetchone()
+        return self._task("ORDER BY number DESC LIMIT 1", ())
+
+    def task(self, number: int) -> TaskRow | None:
+        """A task by its number."""
+        return self._task("WHERE number = ?", (number,))
+
+    def _task(self, which: str, values: tuple[int, ...]) -> TaskRow | None:
+        query = f"SELECT task, stage, published, closed FROM tasks {which}"  # noqa: S608 - our own text
+        row = self._db.execute(query, values).fetchone()
         return TaskRow(_record(Task, row[0]), row[1], row[2], bool(row[3])) if row else None
 
     def close_task(self, number: int) -> None:
@@ -145,10 +154,20 @@ class Ledger:
             "INSERT INTO results VALUES (?, ?, ?, ?, ?)", (task, device, stage, _text(result), now)
         )
 
-    def has_result(self, task: int, device: str) -> bool:
-        """Whether this device's result of this task counts."""
-        query = "SELECT 1 FROM results WHERE task = ? AND device = ?"
-        return self._db.execute(query, (task, device)).fetchone() is not None
+    def result(self, task: int, device: str) -> Result | None:
+        """This device's result of this task, if it counts."""
+        query = "SELECT result FROM results WHERE task = ? AND device = ?"
+        row = self._db.execute(query, (task, device)).fetchone()
+        return _record(Result, row[0]) if row else None
+
+    def keep_failure(self, task: int, device: str, reason: str) -> bool:
+        """A device could not do a task, or its result was refused; False if that is known already."""
+        query = "INSERT OR IGNORE INTO failures VALUES (?, ?, ?)"
+        return self._db.execute(query, (task, device, reason)).rowcount > 0
+
+    def failures(self, task: int) -> dict[str, str]:
+        """Why devices failed a task."""
+        return dict(self._db.execute("SELECT device, reason FROM failures WHERE task = ?", (task,)))
 
     def results(self, stage: int) -> dict[str, Result]:
         """The results that count for a stage, by device in order of name."""
@@ -171,6 +190,11 @@ class Ledger:
     def keep_round(self, number: int, record: Record) -> None:
         """What a round came to; a later evaluation may complete it."""
         self._db.execute("REPLACE INTO rounds VALUES (?, ?)", (number, _text(record)))
+
+    def round(self, number: int, cls: type[R]) -> R | None:
+        """One round."""
+        row = self._db.execute("SELECT record FROM rounds WHERE round = ?", (number,)).fetchone()
+        return _record(cls, row[0]) if row else None
 
     def rounds(self, cls: type[R]) -> dict[int, R]:
         """All rounds in order."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from broker_server.rounds.machine import (
     CloseStage,
     Command,
     Event,
+    FailRun,
     FinishRun,
     Joined,
     Left,
@@ -76,60 +78,102 @@ def test_without_a_quorum_nothing_starts_however_long_it_takes() -> None:
 
 def test_a_stage_closes_when_all_have_reported_and_the_next_begins() -> None:
     course = Course().working("a", "b", "c")
-    assert course.feed(1.0, Reported("a", 7), Reported("b", 7)) == []
-    closing = course.feed(2.0, Reported("c", 7))
+    assert course.feed(1.0, Reported("a"), Reported("b")) == []
+    closing = course.feed(2.0, Reported("c"))
     assert closing == [CloseStage(STAGES[0], 7, ("a", "b", "c"), {})]
     assert course.feed(3.0, Closed()) == [StartStage(STAGES[1], ("a", "b", "c"))]
 
 
 def test_a_device_that_stays_away_is_dropped_after_the_grace() -> None:
     course = Course().working("a", "b", "c")
-    course.feed(1.0, Reported("a", 7), Reported("b", 7), Left("c"))
+    course.feed(1.0, Reported("a"), Reported("b"), Left("c"))
     assert course.feed(10.9, Tick()) == []
     assert course.feed(11.0, Tick()) == [CloseStage(STAGES[0], 7, ("a", "b"), {"c": "away"})]
 
 
 def test_a_device_that_comes_back_is_waited_for() -> None:
     course = Course().working("a", "b", "c")
-    course.feed(1.0, Reported("a", 7), Reported("b", 7), Left("c"))
+    course.feed(1.0, Reported("a"), Reported("b"), Left("c"))
     course.feed(5.0, Joined("c"))
     assert course.feed(50.0, Tick()) == []
-    assert course.feed(51.0, Reported("c", 7)) == [CloseStage(STAGES[0], 7, ("a", "b", "c"), {})]
+    assert course.feed(51.0, Reported("c")) == [CloseStage(STAGES[0], 7, ("a", "b", "c"), {})]
 
 
 def test_the_deadline_drops_stragglers() -> None:
     course = Course().working("a", "b", "c")
-    course.feed(1.0, Reported("a", 7), Reported("b", 7))
+    course.feed(1.0, Reported("a"), Reported("b"))
     assert course.feed(100.0, Tick()) == [CloseStage(STAGES[0], 7, ("a", "b"), {"c": "late"})]
 
 
 def test_failures_do_not_hold_a_stage_up() -> None:
     course = Course().working("a", "b", "c")
-    closing = course.feed(1.0, Reported("a", 7), Reported("b", 7), Reported("c", 7, "diverged"))
+    closing = course.feed(1.0, Reported("a"), Reported("b"), Reported("c", "diverged"))
     assert closing == [CloseStage(STAGES[0], 7, ("a", "b"), {"c": "diverged"})]
 
 
 def test_below_the_quorum_a_stage_is_tried_again_and_keeps_what_it_accepted() -> None:
     course = Course().working("a", "b", "c")
-    course.feed(1.0, Reported("a", 7))
+    course.feed(1.0, Reported("a"))
     retry = course.feed(100.0, Tick())
     assert isinstance(retry[0], RetryStage)
-    assert course.feed(101.0, Tick()) == [StartStage(STAGES[0], ("b", "c"))]  # a has reported
-    course.feed(101.0, Started(8))
-    closing = course.feed(102.0, Reported("b", 8), Reported("c", 8))
+    assert course.feed(101.0, Tick()) == []  # a pause first
+    assert course.feed(105.0, Tick()) == [StartStage(STAGES[0], ("b", "c"))]  # a has reported
+    course.feed(105.0, Started(8))
+    closing = course.feed(106.0, Reported("b"), Reported("c"))
     assert closing == [CloseStage(STAGES[0], 8, ("a", "b", "c"), {})]
 
 
-def test_results_of_other_tasks_and_strangers_do_not_count() -> None:
+def test_a_result_that_comes_between_two_tries_counts() -> None:
     course = Course().working("a", "b", "c")
-    course.feed(1.0, Reported("a", 6), Reported("x", 7))
-    assert course.state.reported == frozenset()
+    course.feed(1.0, Left("a"), Left("b"), Left("c"))
+    assert isinstance(course.feed(11.0, Tick())[0], RetryStage)
+    closing = course.feed(12.0, Reported("a"), Reported("b"))
+    assert closing == [CloseStage(STAGES[0], 7, ("a", "b"), {})]  # enough, and nobody left to ask
+
+
+def test_a_stage_that_fails_again_and_again_is_given_up_not_hammered() -> None:
+    course, now, times = Course(replace(RULES, max_tries=4)), 0.0, []
+    course.working("a", "b", "c")
+    while course.state.phase != "finished" and now < 1e4:
+        commands = course.feed(now, Tick())
+        if course.state.phase == "starting":
+            course.feed(now, Started(1))
+        if course.state.phase == "working":
+            commands += course.feed(now, *[Reported(device, "diverged") for device in "abc"])
+        times += [now for command in commands if isinstance(command, RetryStage)]
+        if any(isinstance(command, FailRun) for command in commands):
+            break
+        now += 1.0
+    assert len(times) == 3
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert gaps == sorted(gaps) and gaps[0] >= RULES.retry_s
+    (failure,) = [command for command in course.commands if isinstance(command, FailRun)]
+    assert "diverged" in failure.reason
+
+
+def test_a_deadline_that_was_too_short_gets_longer() -> None:
+    course = Course().working("a", "b", "c")
+    course.feed(100.0, Tick())
+    course.feed(105.0, Tick(), Started(8))
+    assert course.feed(205.0, Tick()) == []
+    assert isinstance(course.feed(305.0, Tick())[0], RetryStage)
+
+
+def test_without_grace_a_device_that_is_there_is_still_waited_for() -> None:
+    course = Course(replace(RULES, grace_s=0.0)).working("a", "b", "c")
+    assert course.feed(1.0, Tick()) == []
+
+
+def test_strangers_failures_do_not_count() -> None:
+    course = Course().working("a", "b", "c")
+    course.feed(1.0, Reported("x", "broken"))
+    assert course.state.failed == {}
 
 
 def test_a_run_finishes_once() -> None:
     course = Course().working("a", "b", "c")
     for number in (7, 8, 9):
-        course.feed(1.0, *[Reported(device, number) for device in "abc"])
+        course.feed(1.0, *[Reported(device) for device in "abc"])
         course.feed(1.0, Closed(), Started(number + 1))
     assert course.state.phase == "finished"
     assert [c for c in course.commands if isinstance(c, FinishRun)] == [FinishRun()]
@@ -154,7 +198,7 @@ names = st.sampled_from("abcd")
 events = st.one_of(
     st.builds(Joined, names),
     st.builds(Left, names),
-    st.builds(Reported, names, st.integers(1, 12), st.none() | st.just("broken")),
+    st.builds(Reported, names, st.none() | st.just("broken")),
     st.just(Tick()),
 )
 
@@ -170,9 +214,8 @@ def test_whatever_happens_no_result_is_lost_or_counted_twice(
     closed: list[tuple[int, str]] = []
     for wait, event in course:
         now += wait
-        if isinstance(event, Reported) and event.problem is None and event.task == state.number:
-            if state.phase == "working" and event.device in state.cohort:
-                accepted.add((state.index, event.device))
+        if isinstance(event, Reported) and event.problem is None and state.phase != "finished":
+            accepted.add((state.index, event.device))
         pending = [event]
         while pending:
             state, commands = step(state, pending.pop(0), rules, now)

@@ -198,7 +198,7 @@ def test_the_validation_split_of_an_npz_evaluates(tmp_path: Path) -> None:
     np.testing.assert_array_equal(load(demo, demo.test).inputs[..., 0], pictures[200:250])
     assert demo.further_test is not None
     np.testing.assert_array_equal(load(demo, demo.further_test).inputs[..., 0], pictures[250:])
-    assert "validation split evaluates, its test split is reported apart" in demo.description
+    assert "validation split evaluates, its test split is left alone" in demo.description
 
 
 def test_a_table_keeps_every_bit(tmp_path: Path) -> None:

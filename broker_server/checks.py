@@ -1,0 +1,76 @@
+"""Is a result what its task asked for? What passes can be aggregated: closing a round cannot fail on it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from compression.records import RecordError, loads
+from compression.spec import ModelSpec
+from compression.updates import CodecError, decode_update
+from edge_client.data import ColumnStatistics
+from edge_client.data.column_statistics import MAX_STATISTICS_BYTES
+from edge_client.wire.blobs import BlobRef
+from edge_client.wire.evaluation import EvaluationSums
+from edge_client.wire.messages import Result, Task
+
+MAX_STEP = 1e4  # a weight that moved further in one round is no training
+MAX_LOSS = 1e4  # of an example: cross-entropy of float32 probabilities stays below 100
+
+
+class RefusedError(ValueError):
+    """A result cannot be accepted; the message goes back to the device."""
+
+
+def max_payload_bytes(task: Task, parameters: int) -> int:
+    """Most that a result of this task can need: no codec makes an update larger than twice float32."""
+    if task.kind == "statistics":
+        return MAX_STATISTICS_BYTES
+    return 8 * parameters + 65_536 if task.kind == "train" else 0
+
+
+def check_result(
+    task: Task, result: Result, payload: bytes, spec: ModelSpec | None, *, max_examples: int
+) -> None:
+    """Raise `RefusedError` unless a result is what its task asked for."""
+    try:
+        if result.payload != (BlobRef.of(payload) if payload else None):
+            raise RefusedError("the payload is not the one that the result names")
+        if task.kind == "statistics":
+            _check_statistics(task, payload)
+        elif spec is not None:
+            _check_evaluation(result.evaluation, spec, max_examples)
+            _check_update(task, result, payload, spec)
+    except (CodecError, RecordError) as exc:
+        raise RefusedError(str(exc)) from exc
+
+
+def _check_statistics(task: Task, payload: bytes) -> None:
+    statistics = loads(ColumnStatistics, payload, max_bytes=MAX_STATISTICS_BYTES)
+    if tuple(column.name for column in statistics.columns) != task.columns:
+        raise RefusedError("statistics of other columns than were asked for")
+
+
+def _check_evaluation(sums: EvaluationSums | None, spec: ModelSpec, max_examples: int) -> None:
+    if sums is None:
+        return
+    if sums.classes != len(spec.classes):
+        raise RefusedError(f"an evaluation of {sums.classes} classes, the model has {len(spec.classes)}")
+    if bool(sums.scores) != (len(spec.classes) == 2 and sums.examples > 0):
+        raise RefusedError("an evaluation without its scores, or with scores it should not have")
+    if sums.examples > max_examples or not 0 <= sums.loss_sum <= MAX_LOSS * max(sums.examples, 1):
+        raise RefusedError(f"an evaluation of {sums.examples} examples with loss sum {sums.loss_sum:g}")
+
+
+def _check_update(task: Task, result: Result, payload: bytes, spec: ModelSpec) -> None:
+    if task.kind != "train":
+        if payload:
+            raise RefusedError(f"a payload for a task of kind {task.kind}")
+        return
+    if result.training is None or task.bundle is None or not payload:
+        raise RefusedError("an update without its payload or its training report")
+    update = decode_update(payload, spec.tensors, model_digest=task.bundle.digest)
+    if update.round_number != task.round:
+        raise RefusedError(f"an update of round {update.round_number}, this is round {task.round}")
+    for name, delta in update.delta.items():
+        if not np.abs(delta).max(initial=0.0) <= MAX_STEP:  # NaN compares false
+            raise RefusedError(f"{name} moved by more than {MAX_STEP:g}")
