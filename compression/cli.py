@@ -189,13 +189,13 @@ def _size(arguments: argparse.Namespace) -> int:
 
 def size_text(reports: dict[str, SizeReport]) -> str:
     """A line a file, then a line a layer with a column a file."""
-    first = next(iter(reports.values()))
+    largest = max(report.file_bytes for report in reports.values())
     totals = [
         [
             Path(name).name,
             bytes_text(report.file_bytes),
             bytes_text(report.zipped_bytes),
-            f"{first.file_bytes / report.file_bytes:.2f}x",
+            f"{largest / report.file_bytes:.1f}x",
             f"{100 * report.sparsity:.1f} %",
             "float32" if report.calibration == "none" else report.calibration,
         ]

@@ -20,8 +20,20 @@ COUNTED = {"float32": "<f4", "float16": "<f2", "int8": "i1", "uint8": "u1", "int
 
 
 @dataclass(frozen=True, slots=True)
+class TensorSize:
+    """One constant: a kernel, a bias, a shape or an index list."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    bytes: int
+    zeros: int
+    scales: int  # 0 not quantised, 1 one for the tensor, more: one a channel
+
+
+@dataclass(frozen=True, slots=True)
 class LayerSize:
-    """The constants of one op: its weights, its bias, a shape or an index list."""
+    """The constants of one op."""
 
     name: str
     op: str
@@ -29,6 +41,7 @@ class LayerSize:
     elements: int
     bytes: int
     zeros: int
+    tensors: tuple[TensorSize, ...]
 
     @property
     def float32_bytes(self) -> int:
@@ -110,6 +123,12 @@ def _layer(graph: FileGraph, op: FileOp, constants: list[FileTensor]) -> LayerSi
         elements=sum(tensor.elements for tensor in constants),
         bytes=sum(len(tensor.data) for tensor in constants),
         zeros=sum(_zeros(tensor) for tensor in constants),
+        tensors=tuple(
+            TensorSize(
+                tensor.name, tensor.type, tensor.shape, len(tensor.data), _zeros(tensor), tensor.scales
+            )
+            for tensor in constants
+        ),
     )
 
 

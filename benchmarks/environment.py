@@ -1,0 +1,158 @@
+"""The machine that a figure was measured on, beside the figure.
+
+What cannot be read is said to be missing. A machine is called a Raspberry Pi only where its own device tree
+says so; everything else is "x86_64 host" or the like, and an emulated board is called emulated.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGES = ("bramble", "ai-edge-litert", "tflite-runtime", "numpy", "tensorflow", "tf-keras")
+EMULATORS = ("dummy-virt", "qemu", "bochs")  # in the board's name, lower case
+NO_SENSOR = "no sensor"
+NO_GOVERNOR = "no frequency scaling"
+THROTTLED_NOW = 0x1 | 0x2 | 0x4 | 0x8  # vcgencmd: under-voltage, frequency capped, throttled, soft limit
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """One machine at one moment. None where the machine has no such thing."""
+
+    label: str  # how to name it in a table
+    board: str | None
+    emulated: bool
+    architecture: str
+    processor: str | None
+    cores: int  # that this process may use
+    memory_mb: float | None
+    system: str
+    kernel: str
+    governor: str
+    clock_mhz: float | None
+    temperature_c: float | str
+    throttled: bool | None
+    load_1min: float | None
+    python: str
+    packages: dict[str, str]
+
+
+def read_environment(
+    *,
+    root: Path = Path("/"),
+    machine: str | None = None,
+    throttled: Callable[[], bool | None] | None = None,
+) -> Environment:
+    """Look at this machine.
+
+    Args:
+        root: where /proc, /sys and /etc are; another one in tests.
+        machine: the architecture, as ``platform.machine()`` by default.
+        throttled: asks the firmware, as `firmware_throttled` by default.
+    """
+    architecture = machine or platform.machine()
+    board = _text(root / "proc/device-tree/model")
+    emulated = any(
+        word in (board or _text(root / "sys/class/dmi/id/product_name") or "").lower() for word in EMULATORS
+    )
+    return Environment(
+        label=_label(board, architecture, emulated),
+        board=board,
+        emulated=emulated,
+        architecture=architecture,
+        processor=_value(root / "proc/cpuinfo", ("model name", "Model", "Hardware"), ":"),
+        cores=len(os.sched_getaffinity(0)),
+        memory_mb=_memory_mb(root / "proc/meminfo"),
+        system=(_value(root / "etc/os-release", ("PRETTY_NAME",), "=") or platform.system()).strip('"'),
+        kernel=platform.release(),
+        governor=_text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or NO_GOVERNOR,
+        clock_mhz=_scaled(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq", 1e3),
+        temperature_c=_temperature(root),
+        throttled=(throttled or firmware_throttled)(),
+        load_1min=_load(),
+        python=platform.python_version(),
+        packages={name: found for name in PACKAGES if (found := _version(name))},
+    )
+
+
+def firmware_throttled() -> bool | None:
+    """Whether a Raspberry Pi's firmware slows the processor down now; None elsewhere."""
+    tool = shutil.which("vcgencmd")
+    if tool is None:
+        return None
+    try:
+        answer = subprocess.run(
+            [tool, "get_throttled"], capture_output=True, text=True, timeout=5, check=True
+        )
+        return bool(int(answer.stdout.strip().partition("=")[2], 16) & THROTTLED_NOW)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+
+
+def _label(board: str | None, architecture: str, emulated: bool) -> str:
+    if emulated:
+        return f"emulated {architecture}"
+    return f"{board} ({architecture})" if board else f"{architecture} host"
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip("\0 \n")[:200] or None
+    except OSError:
+        return None
+
+
+def _value(path: Path, keys: tuple[str, ...], separator: str) -> str | None:
+    lines = (_whole(path) or "").splitlines()
+    known = {key.strip(): value.strip() for key, _, value in (line.partition(separator) for line in lines)}
+    return next((known[key][:200] for key in keys if known.get(key)), None)
+
+
+def _whole(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+
+
+def _scaled(path: Path, divisor: float) -> float | None:
+    try:
+        return int(path.read_text()) / divisor
+    except (OSError, ValueError):
+        return None
+
+
+def _memory_mb(path: Path) -> float | None:
+    total = _value(path, ("MemTotal",), ":")
+    return int(total.split()[0]) * 1024 / 1e6 if total else None
+
+
+def _temperature(root: Path) -> float | str:
+    """Of the processor's thermal zone; virtual machines have none."""
+    for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
+        if "cpu" in (_text(zone / "type") or "") or "pkg" in (_text(zone / "type") or ""):
+            degrees = _scaled(zone / "temp", 1e3)
+            if degrees is not None:
+                return degrees
+    return NO_SENSOR
+
+
+def _load() -> float | None:
+    try:
+        return os.getloadavg()[0]
+    except OSError:
+        return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

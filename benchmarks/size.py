@@ -1,0 +1,33 @@
+"""How much a TFLite file takes: on the disk, in a download, and in the memory of a process that runs it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.children import run_child
+from benchmarks.models import read_model
+from compression.size_report import SizeReport, size_report
+
+
+@dataclass(frozen=True, slots=True)
+class SizeResult:
+    """One file; `peak_rss_mb` is of a fresh process that loads it and answers once."""
+
+    file: str
+    sha256: str
+    report: SizeReport
+    peak_rss_mb: float
+
+
+def benchmark_size(paths: Sequence[Path]) -> list[SizeResult]:
+    """Measure files; raise `BenchmarkError` for one that is missing, broken or does not run."""
+    results = []
+    for path in paths:
+        data, _ = read_model(path)
+        answer, _ = run_child("benchmarks.cold_start", [str(path), "1"])
+        digest = hashlib.sha256(data).hexdigest()
+        results.append(SizeResult(str(path), digest, size_report(data), float(answer["peak_rss_mb"])))
+    return results
