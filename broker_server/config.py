@@ -45,6 +45,7 @@ class ModelConfig(Record):
     loss: Loss | None = None  # None: binary for two classes, else categorical cross-entropy
     optimizer: Optimizer = "adam"
     batch_size: Annotated[int, Between(1, 4096)] = 16
+    micro_batch: Annotated[int, Between(1, 4096)] | None = None  # a divisor of it: less memory, the same step
     seed: Annotated[int, Between(0, 1 << 32)] = 0
     augmentation: Augmentation = Augmentation()
 
@@ -113,6 +114,11 @@ class ServerConfig(Record):
 
     def __post_init__(self) -> None:
         Record.__post_init__(self)
+        if self.model.micro_batch is not None and self.model.batch_size % self.model.micro_batch:
+            raise RecordError(
+                f"ServerConfig: model.micro_batch ({self.model.micro_batch}) does not divide "
+                f"model.batch_size ({self.model.batch_size})"
+            )
         if self.rounds.wait_for < self.rounds.quorum:
             raise RecordError(
                 f"ServerConfig: rounds.wait_for ({self.rounds.wait_for}) is less than "

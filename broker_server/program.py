@@ -51,6 +51,7 @@ def compile_program(
             loss=choose_loss(config, classes),
             optimizer=config.optimizer,
             batch_size=config.batch_size,
+            micro_batch=config.micro_batch,
             augmentation=config.augmentation,
         )
     return result.bundle, result.weights
