@@ -16,6 +16,7 @@ from compression.models.export import Recipe, export_model
 from compression.records import dumps
 from compression.references import SAVED_SUFFIXES, load_reference, load_saved
 from compression.spec import ImageInput, Loss, Optimizer, TableInput
+from compression.tf import quiet, tensorflow
 
 MAX_EXTENT = 4096
 
@@ -93,21 +94,22 @@ def make_bundle(
     Raises:
         CommandError, ModelsError, RecordError: the model or an option does not fit.
     """
-    # Brings TensorFlow, which `size` can do without.
+    tensorflow()  # here and not above: `size` can do without
     from compression.trainable import TrainableError, compile_trainable  # noqa: PLC0415
 
     example = input_of(input_shape)
     model = load_reference(reference, input_shape, len(classes))
     try:
-        result = compile_trainable(
-            model,
-            name=name or reference.rpartition(":")[2],
-            input=example,
-            classes=classes,
-            loss=loss or default_loss(model),
-            optimizer=optimizer,
-            batch_size=batch_size,
-        )
+        with quiet():
+            result = compile_trainable(
+                model,
+                name=name or reference.rpartition(":")[2],
+                input=example,
+                classes=classes,
+                loss=loss or default_loss(model),
+                optimizer=optimizer,
+                batch_size=batch_size,
+            )
     except TrainableError as exc:
         raise CommandError(str(exc)) from exc
     directory.mkdir(parents=True, exist_ok=True)

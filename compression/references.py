@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from compression.models.errors import ModelsError
-from compression.tf import tensorflow
+from compression.tf import quiet, tensorflow
 
 SAVED_SUFFIXES = (".keras", ".h5", ".hdf5")
 
@@ -40,7 +40,8 @@ def load_reference(reference: str, input_shape: Sequence[int], classes: int) -> 
     if not callable(function):
         raise ModelReferenceError(f"{reference!r} is not a function of (input shape, number of classes)")
     try:
-        model = function(tuple(input_shape), classes)
+        with quiet():  # the first op of a process brings lines about missing GPUs
+            model = function(tuple(input_shape), classes)
     except (ValueError, TypeError) as exc:
         lines = str(exc).strip().splitlines() or [type(exc).__name__]
         raise ModelReferenceError(
@@ -56,7 +57,8 @@ def load_saved(path: Path) -> Any:
     tensorflow()
     keras = importlib.import_module("tf_keras")
     try:
-        return keras.models.load_model(path, compile=False, safe_mode=True)
+        with quiet():
+            return keras.models.load_model(path, compile=False, safe_mode=True)
     except (OSError, ValueError, TypeError, KeyError) as exc:
         lines = str(exc).strip().splitlines() or [type(exc).__name__]
         raise ModelReferenceError(f"{path} is not a Keras model that can be read: {lines[0][:200]}") from exc

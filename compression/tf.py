@@ -17,32 +17,40 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# What the converter prints past every logger: dated lines of its C++ half, and the quantiser's settings.
+# What TensorFlow prints past every logger: dated lines of its C++ half, and the quantiser's settings.
 NOISE = re.compile(
-    rb"[IWE]\d{4} |WARNING: All log messages before absl|fully_quantize: |INFO: |Estimated count"
+    rb"[IWE]\d{4} |WARNING: All log messages before absl|WARNING:absl:|INFO: |fully_quantize: |Estimated "
 )
+TALKATIVE = {"absl": "absl.logging", "tensorflow": "tensorflow"}  # logger: the module that makes it
 
 
 def tensorflow() -> Any:
     """The module `tensorflow`, with ``tf.keras`` being tf_keras."""
-    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # else a paragraph about missing GPUs on every start
-    return importlib.import_module("tensorflow")
+    if "tensorflow" not in sys.modules:
+        os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        with _filtered_descriptor(2):  # about missing GPUs and oneDNN, on every start
+            importlib.import_module("tensorflow")
+    return sys.modules["tensorflow"]
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without the converter's paragraphs of advice on standard error; what others write there comes after."""
-    loggers = [logging.getLogger(name) for name in ("absl", "tensorflow")]
-    levels = [logger.level for logger in loggers]
+    # A logger that is made before its module is imported would be of the wrong class.
+    loggers = [logging.getLogger(name) for name, module in TALKATIVE.items() if module in sys.modules]
     for logger in loggers:
-        logger.setLevel(logging.ERROR)
+        logger.addFilter(_is_error)  # not a level: the converter sets its own
     try:
         with _filtered_descriptor(2):
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        for logger in loggers:
+            logger.removeFilter(_is_error)
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 @contextmanager

@@ -25,7 +25,7 @@ class GateVerdict(Record):
     """The decision and what it rests on; what was not measured is None."""
 
     accepted: bool
-    reason: Annotated[str, Length(1, MAX_REASON)]
+    reason: Annotated[str, Length(0, MAX_REASON)]
     accuracy: Annotated[float, Between(0, 1)] | None = None
     examples: Annotated[int, Between(0, 1 << 53)] = 0
     latency: Latency | None = None

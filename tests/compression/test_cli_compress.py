@@ -60,7 +60,9 @@ def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def test_a_bundle_trains_and_its_weights_are_exported(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trainable", *MODEL, "--batch", "4", "--out", "bundle", "--json"]) == 0
-    made = json.loads(capsys.readouterr().out)
+    captured = capsys.readouterr()
+    made = json.loads(captured.out)
+    assert captured.err == ""
     bundle = TrainableBundle.from_bytes((here / "bundle" / "bundle.bin").read_bytes())
     assert made["digest"] == bundle.digest
     assert (bundle.spec.name, bundle.spec.batch_size, bundle.spec.loss) == ("net", 4, "binary_crossentropy")

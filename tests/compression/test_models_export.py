@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -220,3 +221,30 @@ def test_conversion_writes_nothing_to_the_terminal(capfd: pytest.CaptureFixture[
 
 def test_calibration_of_reads_bytes(exported: dict[str, ExportedModel]) -> None:
     assert calibration_of(exported["int8"].tflite) == "full-integer"
+
+
+def test_only_the_converters_noise_is_held_back(capfd: pytest.CaptureFixture[str]) -> None:
+    from compression.tf import quiet
+
+    with quiet():
+        os.write(2, b"W0000 00:00:17 1 file.cc:1] advice\nfully_quantize: 0\n")
+        print("a user's own line", file=sys.stderr)
+    assert capfd.readouterr().err == "a user's own line\n"
+
+
+def test_a_fresh_process_converts_without_a_word(tmp_path: Path) -> None:
+    """TensorFlow talks most while it is imported and runs its first op."""
+    ran = subprocess.run(
+        [
+            *(sys.executable, "-m", "compression.cli", "export", "broker_server.models.tables:small_mlp"),
+            *("--input", "30", "--classes", "a,b", "--out", tmp_path / "model.tflite"),
+        ],
+        env={"PYTHONPATH": str(CHECKOUT), "PATH": os.environ["PATH"]},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.startswith(str(tmp_path / "model.tflite"))
