@@ -52,15 +52,18 @@ install: $(INSTALLED) ## the virtual environment in .venv
 $(INSTALLED): setup.py
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11, 3.12 or 3.13 on PATH (TensorFlow has no wheel for others): apt install python3.11, or make PYTHON=/path/to/python"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "error: $(PYTHON) cannot make virtual environments: apt install $$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	@echo "installing TensorFlow and the rest into $(VENV): some minutes, about 2.5 GB"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]' > $(VENV)/install.log 2>&1 \
+		|| { tail -n 20 $(VENV)/install.log; echo "error: the installation failed; all of it: $(VENV)/install.log"; exit 1; }
 	@touch $@
 
 $(INSTALLED_TFLITE): setup.py
-	$(PYTHON_TFLITE) -m venv $(VENV_TFLITE)
-	$(VENV_TFLITE)/bin/python -m pip install --quiet --disable-pip-version-check 'tflite-runtime==2.14.0' 'numpy<2' pillow psutil 'paho-mqtt>=2.2,<3' cryptography
+	@echo "installing the other TFLite runtime into $(VENV_TFLITE)"
+	@$(PYTHON_TFLITE) -m venv $(VENV_TFLITE)
+	@$(VENV_TFLITE)/bin/python -m pip install --disable-pip-version-check \
+		'tflite-runtime==2.14.0' 'numpy<2' pillow psutil 'paho-mqtt>=2.2,<3' cryptography > $(VENV_TFLITE)/install.log 2>&1 \
+		|| { tail -n 20 $(VENV_TFLITE)/install.log; exit 1; }
 	@touch $@
 
 clean: ## remove what the commands made

@@ -82,9 +82,9 @@ class Server:
         self._broker = broker
         self._observer = observer
         self._topics = Topics(config.fleet)
-        self._session = Session(
-            broker.server_address(), AGGREGATOR, self._topics.server_filters(), manual_ack=True
-        )
+        filters = [*self._topics.server_filters(), *filter(None, [broker.dropped_topic])]
+        self._session = Session(broker.server_address(), AGGREGATOR, filters, manual_ack=True)
+        self._dropped = 0  # messages that the broker acknowledged and threw away
         signer = load_signing_key(Path(config.keys))
         self._publisher = Publisher(self._session, self._topics, signer, self.stages.artefacts)
         self._uploads = Uploads(BlobStore(Path(config.state) / "incoming"), self._publisher.tell)
@@ -290,6 +290,9 @@ class Server:
 
     def _on_message(self, incoming: Incoming) -> list[Event]:
         """Take one message; what the machine is to be told. Nothing a device sends may get past this."""
+        if incoming.topic == self._broker.dropped_topic:
+            self._on_dropped(incoming.payload)
+            return []
         try:
             device, channel = self._topics.sender(incoming.topic)
             self._bytes_up[device] += packet_bytes(incoming.topic, incoming.payload)
@@ -301,6 +304,14 @@ class Server:
             log.info("%s; will be asked for again", exc)
             return []
         return [event] if event else []
+
+    def _on_dropped(self, payload: bytes) -> None:
+        """The broker's own count of what it lost; it comes every few seconds."""
+        count = int(payload) if payload.isdigit() and len(payload) < 20 else 0
+        if count > self._dropped:
+            lost = f"threw {count - self._dropped} acknowledged messages away"
+            self._incident("broker", lost, "what has no receipt is sent again")
+        self._dropped = count
 
     def _take(self, device: str, channel: str, envelope: Envelope) -> Event | None:
         message = envelope.message
