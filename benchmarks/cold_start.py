@@ -19,7 +19,7 @@ def main(argv: Sequence[str]) -> int:
         model = open_model(Path(argv[0]).read_bytes(), threads=int(argv[1]))
         loaded = time.perf_counter()
         model.run()
-    except (ValueError, RuntimeError, MemoryError) as exc:
+    except (ValueError, RuntimeError, MemoryError, ImportError) as exc:
         print(json.dumps({"error": f"{argv[0]}: {(str(exc).strip().splitlines() or ['out of memory'])[0]}"}))
         return 1
     finished = time.perf_counter()

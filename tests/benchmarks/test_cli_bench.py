@@ -244,3 +244,10 @@ def test_it_runs_as_a_module_without_tensorflow() -> None:
     assert json.loads(ran.stdout)["environment"]["cores"] >= 1
     for heavy in ("tensorflow", "rich", "paho"):
         assert f" {heavy}\n" not in ran.stderr
+
+
+def test_a_runtime_that_is_not_there_is_one_line(
+    models: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BRAMBLE_RUNTIME", "abacus")
+    assert "BRAMBLE_RUNTIME='abacus' is not one of" in error_of(capsys, "latency", models / "int8.tflite")
