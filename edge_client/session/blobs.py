@@ -17,7 +17,7 @@ from edge_client.wire.blobs import BlobRef, sha256
 
 
 class BlobError(ValueError):
-    """A chunk does not belong to the blob it claims."""
+    """A chunk does not belong to the blob it claims, or a blob is not here whole: it can be fetched again."""
 
 
 class BlobStore:
@@ -36,8 +36,11 @@ class BlobStore:
         return self.path(ref.digest).exists()
 
     def read(self, ref: BlobRef) -> bytes:
-        """The bytes of a finished blob; raise `BlobError` if the disk gives others back."""
-        data = self.path(ref.digest).read_bytes()
+        """The bytes of a finished blob; raise `BlobError` if it is not here or the disk gives others back."""
+        try:
+            data = self.path(ref.digest).read_bytes()
+        except FileNotFoundError as exc:
+            raise BlobError(f"blob {ref.digest[:12]} is not here") from exc
         if sha256(data) != ref.digest:
             self.path(ref.digest).unlink()
             raise BlobError(f"blob {ref.digest[:12]} was damaged on disk and is removed")
@@ -51,11 +54,20 @@ class BlobStore:
         return ref
 
     def missing(self, ref: BlobRef) -> list[int]:
-        """Indices of the chunks that are not here yet; empty for a finished blob."""
+        """Indices of the chunks that are not here yet; empty for a finished blob.
+
+        Finishes a blob whose chunks are all here: the power may go between the last one and the join.
+        """
         if self.has(ref):
             return []
         folder = self._parts(ref)
-        return [index for index in range(ref.count) if not (folder / str(index)).exists()]
+        absent = [index for index in range(ref.count) if not (folder / str(index)).exists()]
+        if not absent:
+            with contextlib.suppress(BlobError):
+                self._join(ref)
+                return []
+            absent = list(range(ref.count))  # damaged on disk and thrown away
+        return absent
 
     def add_chunk(self, ref: BlobRef, index: int, data: bytes) -> bool:
         """Keep one chunk; True when it completed the blob.
@@ -71,7 +83,10 @@ class BlobStore:
             write_atomically(self.path(ref.digest), data)
             return True
         write_atomically(self._parts(ref) / str(index), data)
-        return not self.missing(ref) and self._join(ref)
+        if all((self._parts(ref) / str(part)).exists() for part in range(ref.count)):
+            self._join(ref)
+            return True
+        return False
 
     def keep_only(self, digests: Iterable[str]) -> None:
         """Remove every blob, finished or not, that is not named."""
@@ -88,7 +103,7 @@ class BlobStore:
     def _parts(self, ref: BlobRef) -> Path:
         return self._directory / f"{ref.digest}.parts"
 
-    def _join(self, ref: BlobRef) -> bool:
+    def _join(self, ref: BlobRef) -> None:
         folder = self._parts(ref)
         data = b"".join((folder / str(index)).read_bytes() for index in range(ref.count))
         whole = sha256(data) == ref.digest
@@ -97,4 +112,3 @@ class BlobStore:
         shutil.rmtree(folder)
         if not whole:
             raise BlobError(f"the chunks of blob {ref.digest[:12]} are right but not their sum: bad manifest")
-        return True

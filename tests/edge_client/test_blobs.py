@@ -1,4 +1,4 @@
-"""Chunked transfers: what is kept, what is asked for again, and that nothing wrong is ever kept."""
+"""Chunked transfers on disk: what is kept, what is missing, and that nothing wrong is ever kept."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from edge_client.files import write_atomically
 from edge_client.session.blobs import BlobError, BlobStore
-from edge_client.session.downloads import PATIENCE_S, RETRY_S, WINDOW, Downloads
 from edge_client.wire.blobs import CHUNK_BYTES, BlobRef, split
 
 LARGE = bytes(random.Random(1).randbytes(3 * CHUNK_BYTES + 17))
@@ -70,63 +68,33 @@ def test_only_what_is_in_use_is_kept(store: BlobStore) -> None:
     assert store.missing(REF) == [0, 1, 2, 3]
 
 
-def downloads(store: BlobStore) -> Downloads:
-    return Downloads(store, random.Random(0))
+def all_parts_without_the_join(store: BlobStore) -> None:
+    """What a power cut between the last chunk and the join leaves."""
+    for index, part in enumerate(PARTS):
+        write_atomically(store.path(f"{REF.digest}.parts") / str(index), part)
 
 
-def test_a_device_waits_for_the_broadcast_before_it_asks(store: BlobStore) -> None:
-    wanted = downloads(store)
-    assert not wanted.want(REF, now=0.0)
-    assert wanted.due(PATIENCE_S / 2) == []
-    (request,) = wanted.due(PATIENCE_S)
-    assert request.chunks == (0, 1, 2, 3)[:WINDOW]
-
-
-def test_it_asks_again_when_nothing_comes_and_ever_more_rarely(store: BlobStore) -> None:
-    wanted = downloads(store)
-    wanted.want(REF, now=0.0)
-    times = []
-    now = 0.0
-    while len(times) < 4:
-        now = wanted.next_due() or 0.0
-        assert wanted.due(now)
-        times.append(now)
-    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
-    assert gaps[0] >= 0.75 * RETRY_S
-    assert gaps == sorted(gaps)
-
-
-def test_it_asks_for_the_rest_as_soon_as_the_window_has_arrived(store: BlobStore) -> None:
-    wanted = downloads(store)
-    wanted.want(REF, now=0.0)
-    wanted.due(1.0)
-    for index in (0, 1, 2):
-        assert not wanted.on_chunk(REF.digest, index, PARTS[index], now=1.5)
-    assert wanted.on_chunk(REF.digest, 3, PARTS[3], now=1.6)
-    assert wanted.next_due() is None
-    assert wanted.want(REF, now=2.0)
-
-
-def test_chunks_that_nobody_announced_are_not_kept(store: BlobStore) -> None:
-    assert not downloads(store).on_chunk(REF.digest, 0, PARTS[0], now=0.0)
-    assert store.missing(REF) == [0, 1, 2, 3]
-
-
-@given(order=st.permutations(range(4)), lost=st.sets(st.integers(0, 3)))
-@settings(max_examples=25, deadline=None)
-def test_whatever_is_lost_the_blob_arrives(
-    tmp_path_factory: pytest.TempPathFactory, order: list[int], lost: set[int]
-) -> None:
-    store = BlobStore(tmp_path_factory.mktemp("blobs"))
-    wanted = downloads(store)
-    wanted.want(REF, now=0.0)
-    for index in order:
-        if index not in lost:
-            wanted.on_chunk(REF.digest, index, PARTS[index], now=0.1)
-    now = 0.1
-    while (due := wanted.next_due()) is not None:
-        now = max(now, due)
-        for request in wanted.due(now):
-            for index in request.chunks:
-                wanted.on_chunk(REF.digest, index, PARTS[index], now=now + 0.01)
+def test_a_power_cut_before_the_join_leaves_a_finished_blob(store: BlobStore) -> None:
+    all_parts_without_the_join(store)
+    assert not store.has(REF)
+    assert store.missing(REF) == []
+    assert store.has(REF)
     assert store.read(REF) == LARGE
+
+
+def test_parts_damaged_on_disk_are_fetched_again(store: BlobStore) -> None:
+    all_parts_without_the_join(store)
+    (store.path(f"{REF.digest}.parts") / "2").write_bytes(PARTS[1])
+    assert store.missing(REF) == [0, 1, 2, 3]
+    for index, part in enumerate(PARTS):
+        store.add_chunk(REF, index, part)
+    assert store.read(REF) == LARGE
+
+
+def test_a_blob_that_is_not_there_is_said_to_be_missing(store: BlobStore) -> None:
+    with pytest.raises(BlobError, match="is not here"):
+        store.read(REF)
+
+
+def test_files_are_for_their_owner_only(store: BlobStore) -> None:
+    assert store.path(store.put(b"payload").digest).stat().st_mode & 0o777 == 0o600
