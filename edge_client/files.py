@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
+LEFT_OVER = re.compile(r"\..+\.[0-9]+\.(tmp|part)")  # temporary names, as `write_atomically` makes them
 
-def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+
+def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Replace a file's content: after a crash it holds the old bytes or the new, never a mixture."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -21,6 +24,13 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def remove_left_overs(directory: Path) -> None:
+    """Remove what writes that a power cut interrupted have left, at any depth; nobody may be writing."""
+    for path in directory.rglob(".*"):
+        if LEFT_OVER.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def sync_directory(directory: Path) -> None:

@@ -15,6 +15,7 @@ import psutil
 from edge_client.wire.messages import Health
 
 MEGABYTE = 1e6
+COLDEST_C, HOTTEST_C = -60.0, 200.0  # what `Health` holds; a broken sensor says 255 or -127
 THROTTLED_NOW = 0x4 | 0x1  # vcgencmd get_throttled: bit 0 under-voltage, bit 2 throttled
 
 
@@ -39,11 +40,12 @@ def board() -> str:
 
 
 def temperature_c() -> float | None:
-    """Temperature of the processor."""
+    """Temperature of the processor; None also for what no processor can have."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         for name in ("cpu_thermal", "coretemp", "k10temp"):
             if readings := psutil.sensors_temperatures().get(name):
-                return float(readings[0].current)
+                celsius = float(readings[0].current)
+                return celsius if COLDEST_C <= celsius <= HOTTEST_C else None
     return None
 
 

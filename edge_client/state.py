@@ -2,6 +2,7 @@
 
 ::
 
+    lock                held by the one agent that uses the directory
     state.json          the newest task and release, the version of the weights held
     weights.bin         the fleet's weights of that version (`compression.spec.pack_weights`)
     residual.bin        error feedback: what compression has kept back so far
@@ -18,13 +19,18 @@ task, repeats its receipt.
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compression.records import Record, RecordError, dumps, loads
 from compression.spec import ModelSpec, SpecError, Weights, pack_weights, unpack_weights, weights_digest
-from edge_client.files import sync_directory, write_atomically
+from edge_client.files import remove_left_overs, sync_directory, write_atomically
+from edge_client.wire.blobs import sha256
 from edge_client.wire.messages import Number, ReleaseReport, Result
+
+log = logging.getLogger(__name__)
 
 MAX_STATE_BYTES = 1 << 20
 
@@ -50,14 +56,37 @@ class Pending:
 
 
 class DeviceState:
-    """The state directory of one device."""
+    """The state directory of one device, for its owner's eyes only. One agent at a time: it is locked.
+
+    Raises:
+        StateError: another agent uses the directory, or `state.json` is damaged.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o700)
+        self._lock = (directory / "lock").open("wb")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go by a killed process too
+        except BlockingIOError as exc:
+            self._lock.close()
+            raise StateError(
+                f"{directory} is in use by another agent; stop it, or set another state"
+            ) from exc
+        remove_left_overs(directory)
         (directory / "pending").mkdir(exist_ok=True)
         self._memory = self._read_memory()
         self._pending = self._read_pending()
+        if self._pending is not None:  # the power may have gone before `keep_pending` remembered
+            task = max(self._memory.task, self._pending.result.task)
+            self.remember(replace(self._memory, task=task))
+        if self._memory.weights_digest and self._digest_on_disk() != self._memory.weights_digest:
+            self._forget_weights()
+
+    def close(self) -> None:
+        """Let another agent use the directory."""
+        self._lock.close()
 
     @property
     def memory(self) -> Memory:
@@ -82,12 +111,28 @@ class DeviceState:
         self.remember(replace(self._memory, bundle=digest, weights_version=0, weights_digest=""))
 
     def weights(self, spec: ModelSpec) -> Weights | None:
-        """The fleet's weights as last received; None if there are none or the disk has damaged them."""
+        """The fleet's weights as last received; None if there are none.
+
+        Weights that the disk has damaged are forgotten, so that they are fetched again as a whole.
+        """
+        if not self._memory.weights_digest:
+            return None
         with contextlib.suppress(OSError, SpecError):
             weights = unpack_weights((self.directory / "weights.bin").read_bytes(), spec)
             if weights_digest(weights) == self._memory.weights_digest:
                 return weights
+        self._forget_weights()
         return None
+
+    def _digest_on_disk(self) -> str:
+        """`weights_digest` of the file, which is of its bytes; empty without one."""
+        with contextlib.suppress(OSError):
+            return sha256((self.directory / "weights.bin").read_bytes())
+        return ""
+
+    def _forget_weights(self) -> None:
+        log.warning("%s: weights.bin is not version %d", self.directory, self._memory.weights_version)
+        self.remember(replace(self._memory, weights_version=0, weights_digest=""))
 
     def keep_weights(self, version: int, digest: str, weights: Weights) -> None:
         """Replace the fleet's weights."""

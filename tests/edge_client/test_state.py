@@ -25,6 +25,14 @@ def result(task: int = 5) -> Result:
     return Result(task=task, status="done", payload=BlobRef.of(b"payload"))
 
 
+class PowerCutError(BaseException):
+    """Nothing after it happens."""
+
+
+def power_cut(*_: object) -> None:
+    raise PowerCutError
+
+
 def residual_of(state: DeviceState) -> float | None:
     held = state.residual(SPEC)
     return None if held is None else float(held["w"][0, 0])
@@ -40,6 +48,8 @@ def state(tmp_path: Path) -> DeviceState:
 
 
 def reopened(state: DeviceState) -> DeviceState:
+    """As after a reboot: what the old process held in memory is gone."""
+    state.close()
     return DeviceState(state.directory)
 
 
@@ -47,14 +57,17 @@ def test_accepted_the_pending_residual_becomes_the_residual(state: DeviceState) 
     state.keep_pending(result(), b"payload", weights(2.0))
     assert residual_of(state) == 1.0  # not yet
     state.settle(accepted=True)
-    assert residual_of(state) == residual_of(reopened(state)) == 2.0
-    assert reopened(state).pending is None
+    assert residual_of(state) == 2.0
+    again = reopened(state)
+    assert residual_of(again) == 2.0
+    assert again.pending is None
 
 
 def test_refused_the_old_residual_stands(state: DeviceState) -> None:
     state.keep_pending(result(), b"payload", weights(2.0))
     state.settle(accepted=False)
-    assert residual_of(state) == residual_of(reopened(state)) == 1.0
+    assert residual_of(state) == 1.0
+    assert residual_of(reopened(state)) == 1.0
 
 
 def test_after_a_reboot_the_same_bytes_are_offered(state: DeviceState) -> None:
@@ -64,7 +77,7 @@ def test_after_a_reboot_the_same_bytes_are_offered(state: DeviceState) -> None:
     assert (again.pending.result, again.pending.payload) == (result(), b"payload")
     assert again.memory.task == 5
     again.settle(accepted=True)
-    assert residual_of(reopened(state)) == 2.0
+    assert residual_of(reopened(again)) == 2.0
 
 
 def test_a_reboot_between_the_two_steps_of_settling_changes_nothing(state: DeviceState) -> None:
@@ -106,7 +119,70 @@ def test_weights_damaged_on_disk_are_not_used(state: DeviceState) -> None:
     state.keep_weights(3, weights_digest(weights(7.0)), weights(7.0))
     assert state.weights(SPEC) is not None
     (state.directory / "weights.bin").write_bytes(bytes(24))
-    assert reopened(state).weights(SPEC) is None
+    assert state.weights(SPEC) is None
+    assert state.memory.weights_digest == ""  # so they are fetched as a whole
+
+
+@pytest.mark.parametrize("content", [bytes(24), b"", None])
+def test_weights_damaged_while_it_was_off_are_forgotten(state: DeviceState, content: bytes | None) -> None:
+    state.keep_weights(3, weights_digest(weights(7.0)), weights(7.0))
+    path = state.directory / "weights.bin"
+    path.unlink() if content is None else path.write_bytes(content)
+    memory = reopened(state).memory
+    assert (memory.weights_version, memory.weights_digest) == (0, "")
+
+
+def test_a_power_cut_between_the_weights_and_their_digest_forgets_them(
+    state: DeviceState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state.keep_weights(3, weights_digest(weights(7.0)), weights(7.0))
+    with monkeypatch.context() as patch, pytest.raises(PowerCutError):
+        patch.setattr(DeviceState, "remember", power_cut)
+        state.keep_weights(4, weights_digest(weights(8.0)), weights(8.0))
+    assert reopened(state).memory.weights_digest == ""
+
+
+def test_a_power_cut_after_the_result_is_written_never_repeats_its_task(
+    state: DeviceState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(PowerCutError):
+        patch.setattr(DeviceState, "remember", power_cut)
+        state.keep_pending(result(7), b"payload", weights(2.0))
+    again = reopened(state)
+    assert again.pending is not None
+    assert again.memory.task == 7
+    again.settle(accepted=True)
+    assert reopened(again).memory.task == 7
+
+
+def test_two_agents_cannot_share_a_directory(state: DeviceState) -> None:
+    with pytest.raises(StateError, match=f"{state.directory} is in use by another agent"):
+        DeviceState(state.directory)
+    state.close()
+    DeviceState(state.directory).close()
+
+
+def test_the_directory_is_for_its_owner_only(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    path.mkdir(mode=0o755)
+    state = DeviceState(path)
+    state.keep_pending(result(), b"payload", weights(2.0))
+    state.keep_weights(3, weights_digest(weights(7.0)), weights(7.0))
+    assert path.stat().st_mode & 0o777 == 0o700
+    files = [file for file in path.rglob("*") if file.is_file() and file.name != "lock"]
+    assert len(files) >= 5
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+
+
+def test_left_overs_of_interrupted_writes_are_removed(state: DeviceState) -> None:
+    left = [state.directory / ".state.json.123.tmp", state.directory / "blobs" / ".0.7.tmp"]
+    kept = [state.directory / "blobs" / "0", state.directory / "blobs" / ".hidden"]
+    for path in (*left, *kept):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    reopened(state)
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in kept)
 
 
 def test_facts_survive(state: DeviceState) -> None:
