@@ -16,11 +16,24 @@ from types import FrameType
 from compression.records import RecordError, to_plain
 from edge_client.config import EXAMPLE, ConfigError, EdgeConfig, load_config
 from edge_client.data import DataError, DataSource, summarise
+from edge_client.inference.predict import Prediction, predict_files
+from edge_client.inference.predictor import PredictionError
+from edge_client.inference.slots import ModelSlots, SlotError
 from edge_client.runtime import RuntimeMissingError
 from edge_client.session.address import AddressError
 from edge_client.state import StateError
 
-EXPECTED = (ConfigError, DataError, AddressError, RuntimeMissingError, StateError, RecordError, OSError)
+EXPECTED = (
+    AddressError,
+    ConfigError,
+    DataError,
+    PredictionError,
+    RecordError,
+    RuntimeMissingError,
+    SlotError,
+    StateError,
+    OSError,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,6 +72,17 @@ def _parser() -> argparse.ArgumentParser:
         "example: bramble-edge check --config edge.toml --json",
     )
     check.add_argument("--json", action="store_true", help="print JSON")
+    predict = _command(
+        commands,
+        "predict",
+        _predict,
+        "answer for pictures or table rows with the released model; not for clinical use",
+        "example: bramble-edge predict --config edge.toml scan.png more-scans/",
+    )
+    predict.add_argument(
+        "paths", type=Path, nargs="+", metavar="FILE|DIR", help="pictures, tables or folders"
+    )
+    predict.add_argument("--json", action="store_true", help="print one JSON object a line")
     return parser
 
 
@@ -114,6 +138,28 @@ def _check(arguments: argparse.Namespace) -> int:
     for field in dataclasses.fields(summary):
         print(f"{field.name:20} {getattr(summary, field.name)}")
     return 0
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    config = load_config(arguments.config)
+    model = ModelSlots(Path(config.state) / "models").active()
+    if model is None:
+        raise ConfigError(f"{config.name} has no released model yet: it comes when a run of the fleet ends")
+    failed = False
+    if not arguments.json:
+        print(
+            f"{'label':20} {'probability':>11} {'ms':>9}  file   (model {model.version}, {model.spec.name})"
+        )
+    for answer in predict_files(model, arguments.paths, threads=config.threads):
+        failed = failed or answer.error is not None
+        print(json.dumps(dataclasses.asdict(answer)) if arguments.json else _line(answer), flush=True)
+    return 1 if failed else 0
+
+
+def _line(answer: Prediction) -> str:
+    if answer.label is None or answer.probability is None or answer.latency_ms is None:
+        return f"{'no answer':20} {'':11} {'':9}  {answer.file}: {answer.error}"
+    return f"{answer.label:20.20} {answer.probability:11.3f} {answer.latency_ms:9.3f}  {answer.file}"
 
 
 if __name__ == "__main__":
