@@ -3,16 +3,17 @@
 A lost connection comes back by itself with a jittered back-off, subscriptions included. The caller
 reads one inbox: messages, and the news that the connection came or went. Nothing is promised about
 delivery beyond the broker (docs/wire.md): whoever needs an answer asks again.
+
+The library connects again after an ordinary loss. Its thread may also end: an exception in it, a full
+inbox, a refused subscription. A thread of ours waits for that and starts over with a new client.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import queue
 import random
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -33,6 +34,9 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from edge_client.session.address import BrokerAddress, read_password, tls_context
+from edge_client.session.inbox import ConnectionChange, Inbox, Incoming
+
+__all__ = ["ConnectionChange", "Incoming", "LastWill", "Session", "SessionError", "packet_bytes"]
 
 log = logging.getLogger(__name__)
 
@@ -41,30 +45,12 @@ SESSION_EXPIRY_S = 7 * 24 * 3600  # a device that is off over a long week-end fi
 CONNECT_TIMEOUT_S = 15.0  # TCP, TLS and CONNACK over a weak Wi-Fi
 PROBE_S = 5.0  # for an answer to MQTT 5: amqtt, which speaks 3.1.1 only, gives none at all
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 60.0
-INBOX_MESSAGES = 2000  # of at most 256 KiB each
+ROOM_CHECK_S = 0.2  # while a full inbox is being read
 WINDOW = 4  # publishes on their way to the broker at a time when many are sent
 
 
 class SessionError(RuntimeError):
     """The broker cannot be reached, refused, or did not acknowledge in time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Incoming:
-    """A message; `acknowledge` tells the broker that it is dealt with (sessions with manual_ack)."""
-
-    topic: str
-    payload: bytes
-    retained: bool
-    acknowledge: Callable[[], object]
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionChange:
-    """The connection came up (subscriptions are in place) or went down."""
-
-    connected: bool
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +61,22 @@ class LastWill:
     payload: bytes
 
 
-@dataclass(slots=True)
-class Traffic:
-    """Bytes of PUBLISH packets, headers included, since the session was made."""
+class _Client(Client):
+    """The library's client, which says when its network thread has ended."""
 
-    sent: int = 0
-    received: int = 0
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.ended = threading.Event()
+
+    def loop_forever(self, timeout: float = 1.0, retry_first_connection: bool = False) -> MQTTErrorCode:
+        """What the network thread does."""
+        try:
+            return super().loop_forever(timeout, retry_first_connection)
+        except Exception:  # whatever it was: `is_connected` would go on saying yes
+            log.exception("the MQTT library failed; the connection is made anew")
+            return MQTTErrorCode.MQTT_ERR_UNKNOWN
+        finally:
+            self.ended.set()
 
 
 class Session:
@@ -95,26 +91,29 @@ class Session:
         will: LastWill | None = None,
         manual_ack: bool = False,
         rng: random.Random | None = None,
+        inbox: Inbox | None = None,
     ) -> None:
         self.address = address
         self.client_id = client_id
-        self.traffic = Traffic()
         self._filters = list(filters)
         self._will = will
         self._manual_ack = manual_ack
         self._rng = rng or random.Random()  # noqa: S311 - spreads reconnects, guards nothing
-        self._inbox: queue.Queue[Incoming | ConnectionChange] = queue.Queue(INBOX_MESSAGES)
+        self._inbox = inbox or Inbox()
         self._ready = threading.Event()
         self._closing = threading.Event()
         self._attempt = 0
-        self._client: Client | None = None
-        self._opener = threading.Thread(target=self._open, name=f"mqtt-{client_id}", daemon=True)
+        self._client: _Client | None = None
+        self._lock = threading.Lock()  # `close` and the keeper agree on which client is the last
+        self._connection = 0  # counts; what came on one is acknowledged on no other
+        self._leaving = False  # nothing more is taken from this client's connection
+        self._keeper = threading.Thread(target=self._keep_connected, name=f"mqtt-{client_id}", daemon=True)
 
     # ---- life ----
 
     def __enter__(self) -> Self:
         tls_context(self.address), read_password(self.address)  # a bad file is the caller's error, now
-        self._opener.start()
+        self._keeper.start()
         return self
 
     def __exit__(
@@ -125,10 +124,13 @@ class Session:
     def close(self) -> None:
         """Disconnect; the last will is not sent. May be called twice."""
         self._closing.set()
-        self._opener.join(CONNECT_TIMEOUT_S)
-        if self._client is not None:
-            self._client.disconnect()
-            self._client.loop_stop()
+        with self._lock:
+            client = self._client
+        if client is not None:
+            client.disconnect()
+            client.loop_stop()
+        if self._keeper.is_alive():
+            self._keeper.join(CONNECT_TIMEOUT_S)
 
     @property
     def connected(self) -> bool:
@@ -145,9 +147,7 @@ class Session:
 
     def receive(self, timeout_s: float) -> Incoming | ConnectionChange | None:
         """The next message or change of the connection; None after the time-out."""
-        with contextlib.suppress(queue.Empty):
-            return self._inbox.get(timeout=max(0.0, timeout_s))
-        return None
+        return self._inbox.get(timeout_s)
 
     def publish(
         self, topic: str, payload: bytes, *, retain: bool = False, timeout_s: float | None = None
@@ -180,7 +180,6 @@ class Session:
         info = self._client.publish(topic, payload, qos=1, retain=retain)
         if info.rc not in (MQTTErrorCode.MQTT_ERR_SUCCESS, MQTTErrorCode.MQTT_ERR_NO_CONN):
             raise SessionError(f"{topic}: {info.rc.name}")
-        self.traffic.sent += packet_bytes(topic, payload)
         return info
 
     def _await(self, pending: list[tuple[str, MQTTMessageInfo]], timeout_s: float) -> None:
@@ -193,30 +192,45 @@ class Session:
             if not done:
                 raise SessionError(f"{topic}: not acknowledged by the broker within {timeout_s:g} s")
 
-    # ---- the library's side: nothing below may raise into its network thread ----
+    # ---- the keeper's thread ----
 
-    def _open(self) -> None:
+    def _keep_connected(self) -> None:
+        """Make a client, let it live, and make the next one when its network thread has ended."""
         while not self._closing.is_set():
             try:
                 client = self._make_client(self._protocol())
                 client.connect(
                     self.address.host, self.address.port, keepalive=KEEPALIVE_S, **_connect_options(client)
                 )
-            except (OSError, SessionError) as exc:
-                self._note(ConnectionChange(False, str(exc)))
-                self._closing.wait(self._next_delay())
-                continue
-            self._client = client
+            except (OSError, ValueError) as exc:  # ValueError: a file of the address, or a host name, is bad
+                self._inbox.note(ConnectionChange(False, str(exc)))
+            else:
+                self._live(client)
+            self._closing.wait(self._next_delay())
+            while not self._inbox.has_room() and not self._closing.wait(ROOM_CHECK_S):
+                pass  # full: whatever the broker sends again would be refused again
+
+    def _live(self, client: _Client) -> None:
+        with self._lock:
+            self._client, self._leaving = client, False
             client.loop_start()
-            return
+            if self._closing.is_set():
+                client.disconnect()
+        client.ended.wait()
+        self._connection += 1
+        if self._ready.is_set():  # without a word from the library: its thread failed
+            self._ready.clear()
+            self._inbox.note(ConnectionChange(False, "the connection failed"))
+        if (socket := client.socket()) is not None:
+            socket.close()  # so that the broker learns of it
 
     def _protocol(self) -> Literal["5", "3.1.1"]:
         if self.address.protocol == "auto":
             return "5" if _speaks_mqtt5(self.address, f"{self.client_id}-probe") else "3.1.1"
         return self.address.protocol
 
-    def _make_client(self, protocol: Literal["5", "3.1.1"]) -> Client:
-        client = _base_client(self.address, self.client_id, protocol, manual_ack=self._manual_ack)
+    def _make_client(self, protocol: Literal["5", "3.1.1"]) -> _Client:
+        client = _base_client(self.address, self.client_id, protocol)
         if self._will:
             client.will_set(self._will.topic, self._will.payload, qos=1, retain=True)
         client.on_connect = self._on_connect
@@ -226,24 +240,29 @@ class Session:
         client.on_message = self._on_message
         return client
 
+    # ---- the network thread: what raises below ends it, and the keeper starts over ----
+
     def _on_connect(
         self, client: Client, _data: Any, _flags: ConnectFlags, reason: ReasonCode, _more: Properties | None
     ) -> None:
         if reason.is_failure:
             self._back_off(client)
-            self._note(ConnectionChange(False, f"the broker refused {self.client_id}: {reason}"))
+            self._inbox.note(ConnectionChange(False, f"the broker refused {self.client_id}: {reason}"))
             return
-        self._attempt = 0
-        self._back_off(client)
         client.subscribe([(topic_filter, 1) for topic_filter in self._filters])
 
     def _on_subscribe(
-        self, _client: Client, _data: Any, _mid: int, reasons: list[ReasonCode], _more: Properties | None
+        self, client: Client, _data: Any, _mid: int, reasons: list[ReasonCode], _more: Properties | None
     ) -> None:
         if refused := [str(reason) for reason in reasons if reason.is_failure]:
-            log.warning("the broker refused a subscription of %s: %s", self.client_id, refused[0])
+            reason = f"the broker refused a subscription of {self.client_id}: {refused[0]}"
+            self._inbox.note(ConnectionChange(False, reason))
+            self._leave(client)  # the access list may be put right: again, ever more rarely
+            return
+        self._attempt = 0
         self._ready.set()
-        self._note(ConnectionChange(True, "connected"))
+        self._back_off(client)
+        self._inbox.note(ConnectionChange(True, "connected"))
 
     def _on_disconnect(
         self,
@@ -253,23 +272,44 @@ class Session:
         reason: ReasonCode,
         _more: Properties | None,
     ) -> None:
+        was_ready = self._ready.is_set()
         self._ready.clear()
+        self._connection += 1
         self._back_off(client)
-        self._note(ConnectionChange(False, str(reason)))
+        if was_ready:
+            self._inbox.note(ConnectionChange(False, str(reason)))
 
     def _on_connect_fail(self, client: Client, _data: Any) -> None:
         self._back_off(client)
 
     def _on_message(self, client: Client, _data: Any, message: MQTTMessage) -> None:
-        payload, acknowledge = bytes(message.payload), partial(client.ack, message.mid, message.qos)
-        self.traffic.received += packet_bytes(message.topic, payload)
-        self._note(Incoming(message.topic, payload, bool(message.retain), acknowledge))
-
-    def _note(self, item: Incoming | ConnectionChange) -> None:
+        acknowledge = partial(self._acknowledge, client, self._connection, message.mid, message.qos)
         try:
-            self._inbox.put_nowait(item)
-        except queue.Full:
-            log.warning("%s: inbox full, dropped %s", self.client_id, getattr(item, "topic", "a notice"))
+            topic = message.topic
+        except UnicodeDecodeError:
+            log.warning("%s: dropped a message on a topic that is not UTF-8", self.client_id)
+            acknowledge()  # or the broker sends it again, for ever
+            return
+        if self._leaving:
+            return
+        if not self._inbox.put(Incoming(topic, bytes(message.payload), bool(message.retain), acknowledge)):
+            log.warning(
+                "%s: the inbox is full; connecting again, for what is not acknowledged", self.client_id
+            )
+            self._leave(client)
+        elif not self._manual_ack:
+            acknowledge()
+
+    def _acknowledge(self, client: Client, connection: int, mid: int, qos: int) -> None:
+        """Only on the connection that brought it: on another the number means another message."""
+        if connection == self._connection:
+            client.ack(mid, qos)
+
+    def _leave(self, client: Client) -> None:
+        """End a connection in good order: no last will, and the broker keeps what is not acknowledged."""
+        if not self._leaving:
+            self._leaving = True
+            client.disconnect()
 
     def _next_delay(self) -> float:
         """Full jitter, so that a fleet does not come back in step after the broker's restart."""
@@ -289,20 +329,16 @@ def packet_bytes(topic: str, payload: bytes) -> int:
     return 1 + length_digits + rest
 
 
-def _base_client(
-    address: BrokerAddress, client_id: str, protocol: Literal["5", "3.1.1"], *, manual_ack: bool = False
-) -> Client:
+def _base_client(address: BrokerAddress, client_id: str, protocol: Literal["5", "3.1.1"]) -> _Client:
     if protocol == "5":
-        client = Client(
-            CallbackAPIVersion.VERSION2, client_id=client_id, protocol=MQTTv5, manual_ack=manual_ack
-        )
+        client = _Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=MQTTv5, manual_ack=True)
     else:
-        client = Client(
+        client = _Client(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
             protocol=MQTTv311,
             clean_session=False,
-            manual_ack=manual_ack,
+            manual_ack=True,
         )
     client.connect_timeout = CONNECT_TIMEOUT_S
     if address.username is not None:
