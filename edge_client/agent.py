@@ -7,13 +7,14 @@ not answered is sent again, and everything sent again is harmless.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import platform
 import random
 import secrets
 import threading
 import time
-from collections import deque
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,7 +28,6 @@ from edge_client.session.blobs import BlobError, BlobStore
 from edge_client.session.downloads import Downloads
 from edge_client.session.mqtt import ConnectionChange, Incoming, LastWill, Session, SessionError
 from edge_client.state import DeviceState
-from edge_client.training import TrainingError
 from edge_client.wire.blobs import split
 from edge_client.wire.errors import WireError
 from edge_client.wire.frame import Envelope, decode, encode
@@ -45,15 +45,16 @@ from edge_client.wire.messages import (
 )
 from edge_client.wire.signing import Verifier
 from edge_client.wire.topics import CHUNK, MESSAGE, RELEASE, STATUS, TASK, Topics
-from edge_client.work import Outcome, TaskCancelledError, TaskError, Workshop, wanted_blobs
+from edge_client.work import Outcome, TaskCancelledError, Workshop, wanted_blobs
 
 log = logging.getLogger(__name__)
 
 INLINE_BYTES = 64 * 1024  # a payload up to this travels inside its result: no grant, one message
 ACK_TIMEOUT_S = 60.0  # one chunk at 4.4 KB/s takes half of this
 OFFER_RETRY_S, LAST_OFFER_RETRY_S = 5.0, 120.0  # between offers of a result without a receipt
-GIVE_UP_S = 120.0  # on a receipt, once a newer task waits and the server is there
-IDLE_S = 30.0  # longest sleep; wakes for messages
+GIVE_UP_S = 120.0  # on a receipt, once a newer task waits, the result is offered and the broker is there
+FIRST_REST_S, LAST_REST_S = 1.0, 60.0  # after the disk failed; doubles
+LONGEST_SLEEP_S = 1.0  # SIGTERM sets an event that nothing here waits on
 
 
 class Agent:
@@ -83,12 +84,12 @@ class Agent:
                 encode(Presence(state="offline", session=self._process)),
             ),
         )
-        self._backlog: deque[Incoming | ConnectionChange] = deque()
         self._task: Task | None = None
         self._release: Release | None = None
         self._offer_at = 0.0
         self._offer_retry_s = OFFER_RETRY_S
         self._give_up_at: float | None = None
+        self._rest_until, self._rest_s = 0.0, FIRST_REST_S
         self._stop = threading.Event()
 
     def run(self, stop: threading.Event) -> None:
@@ -103,46 +104,64 @@ class Agent:
     # ---- one turn of the loop ----
 
     def _step(self) -> None:
-        item = self._backlog.popleft() if self._backlog else self._session.receive(self._sleep_s())
-        try:
-            if isinstance(item, ConnectionChange):
-                self._on_connection(item)
-            elif item is not None:
-                self._on_message(item)
-            if self._session.connected:
+        item = self._session.receive(self._sleep_s())
+        while item is not None and not self._stop.is_set():  # all of it: before asking for what is here
+            self._handle(item)
+            item = self._session.receive(0)
+        if self._session.connected and time.monotonic() >= self._rest_until:
+            with self._troubles("working"):
                 self._request_chunks()
                 self._advance()
+                self._rest_s = FIRST_REST_S
+
+    def _handle(self, item: Incoming | ConnectionChange) -> None:
+        """See to a message or to news of the connection; between two batches of training as well."""
+        with self._troubles(item.topic if isinstance(item, Incoming) else "connection"):
+            if isinstance(item, ConnectionChange):
+                self._on_connection(item)
+            else:
+                self._on_message(item)
+
+    @contextlib.contextmanager
+    def _troubles(self, where: str) -> Iterator[None]:
+        """What may go wrong without ending the agent: a bad message, a lost connection, a full disk."""
+        try:
+            yield
         except WireError as exc:
-            log.warning("ignored a message on %s: %s", getattr(item, "topic", "?"), exc)
-        except BlobError as exc:
-            log.warning("%s", exc)
+            log.warning("ignored a message on %s: %s", where[:200], exc)
         except SessionError as exc:
             log.info("%s; will try again", exc)
+        except (BlobError, OSError) as exc:
+            log.warning("%s: %s; goes on in %g s", where[:200], exc, self._rest_s)
+            self._rest_until = time.monotonic() + self._rest_s
+            self._rest_s = min(2 * self._rest_s, LAST_REST_S)
 
     def _sleep_s(self) -> float:
+        if not self._session.connected:
+            return LONGEST_SLEEP_S
         now = time.monotonic()
-        due = [now + IDLE_S]
+        due = [now + LONGEST_SLEEP_S]
         if (request := self._downloads.next_due()) is not None:
             due.append(request)
         if self._state.pending:
             due.append(self._offer_at)
-        wait = max(0.0, min(due) - now) if self._session.connected else 1.0
-        return min(wait, 1.0)  # SIGTERM sets an event that nothing here waits on
+        return min(max(0.0, min(due) - now, self._rest_until - now), LONGEST_SLEEP_S)
 
     def _on_connection(self, change: ConnectionChange) -> None:
+        self._give_up_at = None
         if not change.connected:
             log.info("not connected: %s", change.reason)
             return
         log.info("connected")
+        self._downloads.reconnected(time.monotonic())
+        self._offer_soon()
         self._send(Presence(state="online", session=self._process), STATUS, retain=True)
         self._send(self._hello(), MESSAGE)
-        self._downloads.reconnected(time.monotonic())
-        self._offer_at = 0.0
 
     def _on_message(self, incoming: Incoming) -> None:
         channel = incoming.topic.rsplit("/", 1)[-1]
         if channel == CHUNK:
-            self._on_chunk(decode(incoming.payload))
+            self._on_chunk(decode(incoming.payload), incoming.at)
             return
         message = decode(incoming.payload, topic=incoming.topic, verifier=self._verifier).message
         if channel == TASK and isinstance(message, Task):
@@ -158,11 +177,11 @@ class Agent:
         else:
             raise WireError(f"{type(message).__name__} does not belong on channel {channel[:20]!r}")
 
-    def _on_chunk(self, envelope: Envelope) -> None:
+    def _on_chunk(self, envelope: Envelope, at: float) -> None:
         chunk = envelope.message
         if not isinstance(chunk, Chunk):
             raise WireError(f"{type(chunk).__name__} does not belong on a chunk channel")
-        self._downloads.on_chunk(chunk.blob, chunk.index, envelope.body, time.monotonic())
+        self._downloads.on_chunk(chunk.blob, chunk.index, envelope.body, at)
 
     # ---- tasks ----
 
@@ -177,8 +196,7 @@ class Agent:
         if self._task is None:
             return
         log.info("task %d: %s, round %d", task.number, task.kind, task.round)
-        if self._give_up_at is None and self._state.pending:
-            self._give_up_at = time.monotonic() + GIVE_UP_S
+        self._offer_soon()
         self._want(task)
 
     def _want(self, work: Task | Release) -> bool:
@@ -204,46 +222,42 @@ class Agent:
 
     def _carry_out(self, task: Task) -> None:
         try:
-            outcome = self._workshop.perform(task, self._must_stop)
+            outcome = self._workshop.perform(task, lambda: self._must_stop(task))
         except TaskCancelledError:
             log.info("task %d: interrupted", task.number)
-            if not self._stop.is_set():
-                self._task = None
             return
-        except (TaskError, TrainingError, MemoryError, ValueError, OSError) as exc:
+        except BlobError:
+            raise  # it is fetched again, and the task is tried again
+        except Exception as exc:  # whatever a task brings out in a trainer or in the data
             log.exception("task %d failed", task.number)
             outcome = Outcome(Result(task=task.number, status="failed", reason=str(exc)[:500]))
-        self._task = None
         self._state.keep_pending(outcome.result, outcome.payload, outcome.residual)
-        self._offer_at, self._offer_retry_s, self._give_up_at = 0.0, OFFER_RETRY_S, None
+        self._task, self._give_up_at = None, None
+        self._offer_soon()
         self._blobs.keep_only(self._blobs_in_use(task))
         self._advance()
 
-    def _must_stop(self) -> bool:
-        """Between two batches: is it over, or is there a newer task?"""
+    def _must_stop(self, task: Task) -> bool:
+        """Between two batches: see to what has come in; is it over, or is there a newer task?"""
         while (item := self._session.receive(0)) is not None:
-            self._backlog.append(item)
-        return self._stop.is_set() or any(
-            isinstance(item, Incoming) and item.topic == self._topics.all(TASK) and self._is_newer(item)
-            for item in self._backlog
-        )
+            self._handle(item)
+        return self._stop.is_set() or self._task is not task
 
-    def _is_newer(self, item: Incoming) -> bool:
-        try:
-            message = decode(item.payload, topic=item.topic, verifier=self._verifier).message
-        except WireError:
-            return False
-        return isinstance(message, Task) and message.number > (self._task.number if self._task else 0)
-
-    @staticmethod
-    def _blobs_in_use(task: Task) -> list[str]:
-        return [ref.digest for ref in (task.bundle,) if ref]
+    def _blobs_in_use(self, task: Task) -> list[str]:
+        refs = [task.bundle]
+        if release := self._release:  # may be on its way
+            steps = (step.blob for step in release.weights.steps)
+            refs += [release.model, release.bundle, release.weights.full, *steps]
+        return [ref.digest for ref in refs if ref]
 
     # ---- results ----
 
+    def _offer_soon(self) -> None:
+        self._offer_at, self._offer_retry_s = 0.0, OFFER_RETRY_S
+
     def _offer(self, result: Result, payload: bytes) -> None:
         now = time.monotonic()
-        if self._give_up_at is not None and now > self._give_up_at:
+        if self._task is not None and self._give_up_at is not None and now > self._give_up_at:
             log.warning("task %d: no receipt, the result is given up", result.task)
             self._state.settle(accepted=False)
             self._give_up_at = None
@@ -253,6 +267,8 @@ class Agent:
         self._offer_at = now + self._offer_retry_s * self._rng.uniform(0.75, 1.25)
         self._offer_retry_s = min(2 * self._offer_retry_s, LAST_OFFER_RETRY_S)
         self._send(result, MESSAGE, body=payload if len(payload) <= INLINE_BYTES else b"")
+        if self._task is not None and self._give_up_at is None:
+            self._give_up_at = now + GIVE_UP_S
 
     def _on_grant(self, grant: Grant) -> None:
         pending = self._state.pending
@@ -263,11 +279,15 @@ class Agent:
             raise WireError("a grant for chunks that this device does not have")
         parts = split(pending.payload)
         topic = self._topics.up(self._config.name, CHUNK)
-        self._offer_at = time.monotonic() + self._offer_retry_s
-        self._session.publish_many(
-            ((topic, encode(Chunk(blob=ref.digest, index=i), parts[i])) for i in grant.chunks),
-            timeout_s=ACK_TIMEOUT_S,
-        )
+        self._give_up_at = None  # the server is at it
+        try:
+            self._session.publish_many(
+                ((topic, encode(Chunk(blob=ref.digest, index=i), parts[i])) for i in grant.chunks),
+                timeout_s=ACK_TIMEOUT_S,
+            )
+        finally:  # it takes minutes on a slow link, and an offer meanwhile is answered with the same grant
+            self._offer_retry_s = OFFER_RETRY_S
+            self._offer_at = time.monotonic() + self._offer_retry_s
 
     def _on_receipt(self, receipt: Receipt) -> None:
         pending = self._state.pending
@@ -292,6 +312,7 @@ class Agent:
             self._want(release)
 
     def _install(self, release: Release) -> None:
+        """Decide on a release; one that cannot be decided on now, for the disk, stays and is tried again."""
         report = self._installer.install(release)
         self._release = None
         self._state.remember(replace(self._state.memory, release=release.version, release_report=report))

@@ -1,20 +1,22 @@
 """Installing a released model: gate it on the device's own data, then switch slots.
 
-Whatever goes wrong, the model that answered before goes on answering, and the report says why.
+Whatever goes wrong, the model that answered before goes on answering, and the report says why. What the
+disk does wrong may pass and decides nothing: the caller tries again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 from edge_client.health import health
-from edge_client.inference.gate import GateVerdict, run_gate
+from edge_client.inference.gate import MAX_REASON, GateVerdict, refusal, run_gate
 from edge_client.inference.slots import ModelSlots, SlotError
 from edge_client.session.blobs import BlobError, BlobStore
 from edge_client.state import DeviceState
-from edge_client.training import TrainingError
+from edge_client.wire.blobs import sha256
 from edge_client.wire.messages import Release, ReleaseReport
-from edge_client.work import TaskError, Workshop
+from edge_client.work import Workshop
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +36,13 @@ class Installer:
         return self._slots.active_version()
 
     def install(self, release: Release) -> ReleaseReport:
-        """Gate a release whose blobs are all in the store, and activate it if it passes."""
+        """Gate a release whose blobs are all in the store, and activate it if it passes.
+
+        Raises:
+            OSError, BlobError: nothing is decided; it may go better another time.
+        """
+        if self._is_active(release):  # the power went before the caller could remember it
+            return self._report(release, GateVerdict(True, "it was active already"), None)
         reference: float | None = None
         try:
             model = self._blobs.read(release.model)
@@ -45,16 +53,25 @@ class Installer:
             verdict = run_gate(model, trainer.spec, data, release.gate, reference, threads=self._threads)
             if verdict.accepted:
                 self._slots.activate(self._slots.stage(release.version, model, trainer.spec))
-        except (TaskError, TrainingError, BlobError, SlotError, OSError, MemoryError) as exc:
+        except (OSError, BlobError):
+            raise
+        except Exception as exc:  # whatever a model brings out in the runtime, the data or the slots
             log.exception("release %d cannot be installed", release.version)
-            verdict = GateVerdict(False, str(exc)[:500])
+            verdict = refusal(str(exc))
         return self._report(release, verdict, reference)
+
+    def _is_active(self, release: Release) -> bool:
+        with contextlib.suppress(SlotError):
+            model = self._slots.active()
+            if model is not None and model.version == release.version:
+                return sha256(model.tflite) == release.model.digest
+        return False
 
     def _report(self, release: Release, verdict: GateVerdict, reference: float | None) -> ReleaseReport:
         return ReleaseReport(
             version=release.version,
             outcome="activated" if verdict.accepted else "refused",
-            reason=verdict.reason,
+            reason=verdict.reason[:MAX_REASON],
             accuracy=verdict.accuracy,
             reference_accuracy=reference,
             examples=verdict.examples,

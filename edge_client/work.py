@@ -67,6 +67,7 @@ class Workshop:
 
         Raises:
             TaskError: it cannot be done, with the reason.
+            BlobError: a blob is gone or damaged on disk, and removed: it is to be fetched again.
             TaskCancelledError: `cancelled` said so between two batches.
         """
         if task.kind == "statistics":
@@ -99,7 +100,11 @@ class Workshop:
         return self._trainer, self._data
 
     def weights(self, ref: WeightsRef, spec: ModelSpec) -> Weights:
-        """The weights of a version: as held, by the steps from those held, or from the full model."""
+        """The weights of a version: as held, by the steps from those held, or from the full model.
+
+        Raises:
+            BlobError: of what the state believed to hold, something is damaged: fetch what is wanted now.
+        """
         held, memory = self._state.weights(spec), self._state.memory
         if held is not None and memory.weights_digest == ref.digest:
             return held
@@ -211,16 +216,16 @@ class Workshop:
         try:
             weights = unpack_model(self._blobs.read(ref.full), spec.tensors)
             check_weights(weights, spec)
-        except (CodecError, SpecError, OSError) as exc:
+        except (CodecError, SpecError) as exc:
             raise TaskError(f"version {ref.version} of the weights cannot be read: {exc}") from exc
         return weights
 
 
 def read_bundle(blobs: BlobStore, ref: BlobRef) -> TrainableBundle:
-    """Read a bundle from the store; raise `TaskError` if it is not one."""
+    """Read a bundle from the store; raise `TaskError` if it is not one, `BlobError` if it is not there."""
     try:
         return TrainableBundle.from_bytes(blobs.read(ref))
-    except (SpecError, OSError) as exc:
+    except SpecError as exc:
         raise TaskError(f"the training bundle cannot be read: {exc}") from exc
 
 

@@ -1,0 +1,358 @@
+"""The agent's turns, without a network: what it does when things go wrong in the middle of something."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from compression.updates import pack_model
+from edge_client.agent import FIRST_REST_S, GIVE_UP_S, OFFER_RETRY_S, Agent
+from edge_client.files import write_atomically
+from edge_client.session.blobs import BlobError
+from edge_client.session.inbox import ConnectionChange
+from edge_client.state import DeviceState
+from edge_client.wire.blobs import CHUNK_BYTES, BlobRef, split
+from edge_client.wire.messages import (
+    BlobRequest,
+    Chunk,
+    Grant,
+    Hello,
+    HelloRequest,
+    Presence,
+    Receipt,
+    ReleaseReport,
+    Result,
+    Task,
+)
+from edge_client.work import Outcome, TaskCancelledError
+from tests.edge_client.agent_cases import DOWN, NAME, UP, WEIGHTS, Case, bundle_of, release, task
+
+LARGE = np.random.default_rng(0).bytes(3 * CHUNK_BYTES)
+
+
+@pytest.fixture
+def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
+    return Case(tmp_path, monkeypatch)
+
+
+def statistics(number: int) -> Task:
+    return task(number, kind="statistics", columns=("x",), bundle=None, weights=None)
+
+
+def offers(messages: list[Any], number: int) -> int:
+    return sum(isinstance(message, Result) and message.task == number for message in messages)
+
+
+def performing(case: Case, monkeypatch: pytest.MonkeyPatch, batches: Callable[[int], None]) -> list[int]:
+    """Replace training by four batches with something happening before each; numbers of the tasks done."""
+    done: list[int] = []
+
+    def perform(work: Task, cancelled: Callable[[], bool]) -> Outcome:
+        for batch in range(4):
+            batches(batch)
+            if cancelled():
+                raise TaskCancelledError
+        done.append(work.number)
+        return Outcome(Result(task=work.number, status="done"))
+
+    monkeypatch.setattr(case.agent._workshop, "perform", perform)
+    return done
+
+
+# ---- while it trains ----
+
+
+def test_a_reconnect_in_the_middle_of_training_is_said_at_once(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[list[str]] = []
+
+    def batches(batch: int) -> None:
+        if batch == 1:
+            case.arrive(DOWN, UP)
+        said.append([type(message).__name__ for message in case.session.out])
+
+    done = performing(case, monkeypatch, batches)
+    case.step(statistics(3))
+    assert done == [3]
+    assert said == [[], [], ["Presence", "Hello"], ["Presence", "Hello"]]
+
+
+def test_without_a_connection_training_goes_on(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    def batches(batch: int) -> None:
+        if batch == 0:
+            case.session.connected = False
+            case.arrive(UP)  # gone again by the time it is read
+        case.session.connected = case.session.connected or batch == 3
+
+    assert performing(case, monkeypatch, batches) == []
+    case.step(statistics(3))
+    assert case.agent._state.pending is not None
+
+
+def test_a_hello_that_is_asked_for_is_sent_between_two_batches(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def batches(batch: int) -> None:
+        if batch == 2:
+            assert not case.session.out
+            case.arrive(HelloRequest(session="0" * 16))
+        if batch == 3:
+            assert isinstance(case.session.out[-1], Hello)
+
+    assert performing(case, monkeypatch, batches) is not None
+    case.step(statistics(3))
+    assert offers(case.session.out, 3) == 1
+
+
+@pytest.mark.parametrize("cohort", [(NAME,), ("another",)])
+def test_a_newer_task_ends_training_whoever_it_is_for(
+    case: Case, monkeypatch: pytest.MonkeyPatch, cohort: tuple[str, ...]
+) -> None:
+    arrived: list[int] = []
+
+    def batches(batch: int) -> None:
+        arrived.append(batch)
+        if len(arrived) == 2:
+            case.arrive(statistics(3), replace(statistics(4), cohort=cohort))
+
+    done = performing(case, monkeypatch, batches)
+    case.step(statistics(3))
+    assert done == []
+    assert len(arrived) == 2
+    case.step()
+    assert done == ([4] if NAME in cohort else [])
+
+
+def test_being_stopped_leaves_the_task_for_the_next_process(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = performing(case, monkeypatch, lambda _: case.agent._stop.set())
+    case.step(statistics(3))
+    assert done == []
+    assert case.agent._state.memory.task == 0
+
+
+# ---- what the disk does ----
+
+
+def test_a_full_disk_is_survived_and_the_task_is_done_later(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = performing(case, monkeypatch, lambda _: None)
+
+    def no_space(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DeviceState, "keep_pending", no_space)
+        case.step(statistics(3))
+        assert case.agent._sleep_s() == FIRST_REST_S
+        case.step(seconds=0.5)
+        assert done == [3]  # not again before the rest is over
+        case.step(seconds=0.5)
+        assert done == [3, 3]
+        case.step(seconds=FIRST_REST_S)
+        assert done == [3, 3]  # the next rest is longer
+    assert offers(case.steps(3), 3) == 1
+    assert done == [3, 3, 3]
+
+
+def test_all_chunks_here_but_not_joined_is_a_task_that_can_begin(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = performing(case, monkeypatch, lambda _: None)
+    ref = BlobRef.of(LARGE)
+    for index, part in enumerate(split(LARGE)):
+        write_atomically(case.agent._blobs.path(f"{ref.digest}.parts") / str(index), part)
+    case.agent._blobs.put(pack_model(WEIGHTS))
+    case.step(task(3, bundle=ref))
+    assert done == [3]
+
+
+def test_a_blob_damaged_on_disk_is_fetched_again_and_the_task_goes_on(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, weights = bundle_of(), pack_model(WEIGHTS)
+    for data in (bundle, weights):
+        case.agent._blobs.path(case.agent._blobs.put(data).digest).write_bytes(b"damaged")
+
+    def perform(work: Task, _cancelled: Callable[[], bool]) -> Outcome:
+        for data in (bundle, weights):
+            assert case.agent._blobs.read(BlobRef.of(data)) == data
+        return Outcome(Result(task=work.number, status="done"))
+
+    monkeypatch.setattr(case.agent._workshop, "perform", perform)
+    case.step(task(3))
+    case.answer_requests(bundle, weights)
+    results = [message for message in case.session.out if isinstance(message, Result)]
+    assert [(result.task, result.status) for result in results[:1]] == [(3, "done")]
+
+
+def test_weights_damaged_while_it_was_off_are_fetched_as_a_whole(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = BlobRef.of(bundle_of())
+    work = task(3, bundle=bundle)
+    assert work.weights is not None
+    case.agent._state.use_bundle(bundle.digest)
+    case.agent._state.keep_weights(0, work.weights.digest, WEIGHTS)
+    case.agent._blobs.put(bundle_of())
+    (case.agent._state.directory / "weights.bin").write_bytes(bytes(8))
+    case.reboot()
+    case.step(work)
+    (request,) = [message for message in case.step(seconds=1.0) if isinstance(message, BlobRequest)]
+    assert request.blob == work.weights.full.digest
+
+
+# ---- results ----
+
+
+def test_a_long_outage_does_not_cost_the_result_its_offer(case: Case) -> None:
+    case.agent._state.keep_pending(Result(task=5, status="done"), b"", None)
+    case.step(statistics(6))
+    assert offers(case.session.out, 5) == 1
+    case.session.connected = False
+    case.step(DOWN, seconds=10 * GIVE_UP_S)
+    case.session.connected = True
+    assert offers(case.step(UP), 5) == 1
+    assert offers(case.steps(GIVE_UP_S - 2), 5) >= 3
+    assert case.agent._state.pending is not None
+    case.steps(4)
+    assert offers(case.session.out, 6) == 1  # given up, and the newer task done
+
+
+def test_a_new_task_makes_an_old_result_be_offered_at_once(case: Case) -> None:
+    case.agent._state.keep_pending(Result(task=5, status="done"), b"", None)
+    case.steps(600)  # the offers have become rare
+    assert offers(case.step(statistics(6)), 5) == 1
+    assert offers(case.steps(GIVE_UP_S), 5) >= 3
+
+
+def test_tasks_that_keep_coming_do_not_keep_a_result_for_ever(case: Case) -> None:
+    case.agent._state.keep_pending(Result(task=5, status="done"), b"", None)
+    for number in range(6, 12):
+        case.step(statistics(number))
+        case.steps(GIVE_UP_S / 2)
+    assert case.agent._state.memory.task > 5
+
+
+def test_a_task_whose_result_was_written_is_never_done_twice(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = case.agent._state
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(DeviceState, "remember", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        state.keep_pending(Result(task=7, status="done"), b"first", None)
+    case.reboot()
+    done = performing(case, monkeypatch, lambda _: None)
+    case.step(statistics(7))
+    case.step(Receipt(task=7, accepted=True))
+    case.step(statistics(7))
+    assert done == []
+    assert offers(case.session.out, 7) >= 1
+
+
+def test_during_a_slow_upload_the_result_is_not_offered_again(case: Case) -> None:
+    ref = BlobRef.of(LARGE)
+    case.agent._state.keep_pending(Result(task=5, status="done", payload=ref), LARGE, None)
+    assert offers(case.step(), 5) == 1
+    case.session.seconds_a_chunk = 30.0
+    sent = case.step(Grant(task=5, blob=ref.digest, chunks=(0, 1, 2)))
+    assert [message.index for message in sent if isinstance(message, Chunk)] == [0, 1, 2]
+    assert offers(sent, 5) == 0
+    assert offers(case.step(seconds=0.5 * OFFER_RETRY_S), 5) == 0
+    assert offers(case.step(seconds=OFFER_RETRY_S), 5) == 1
+
+
+# ---- releases ----
+
+
+def report_of(messages: list[Any]) -> ReleaseReport:
+    (report,) = [message for message in messages if isinstance(message, ReleaseReport)]
+    return report
+
+
+def test_a_release_that_cannot_be_installed_is_refused_and_the_agent_lives(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reason = "label " * 200
+
+    def bad(*_: object) -> None:
+        raise ValueError(reason)
+
+    monkeypatch.setattr(case.agent._workshop, "open", bad)
+    for data in (b"a model", bundle_of(), pack_model(WEIGHTS)):
+        case.agent._blobs.put(data)
+    report = report_of(case.step(release(1)))
+    assert (report.outcome, report.reason) == ("refused", reason[:500])
+    assert case.agent._state.memory.release == 1
+
+
+@pytest.mark.parametrize("trouble", [OSError(28, "No space left on device"), BlobError("damaged")])
+def test_trouble_that_may_pass_decides_nothing(
+    case: Case, monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    for data in (b"a model", bundle_of(), pack_model(WEIGHTS)):
+        case.agent._blobs.put(data)
+    attempts: list[float] = []
+
+    def open_later(*_: object) -> None:
+        attempts.append(case.clock.now)
+        raise trouble if len(attempts) < 4 else ValueError("for good")
+
+    monkeypatch.setattr(case.agent._workshop, "open", open_later)
+    case.step(release(1))
+    assert case.agent._state.memory.release == 0
+    report = report_of(case.steps(10))
+    assert report.outcome == "refused"
+    assert [later - attempts[0] for later in attempts] == [0.0, 1.0, 3.0, 7.0]
+
+
+def test_a_task_does_not_sweep_away_a_release_that_is_being_fetched(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    performing(case, monkeypatch, lambda _: None)
+    case.step(release(1, model=LARGE))
+    case.chunk(LARGE, 0)
+    case.step(statistics(3))
+    assert case.agent._blobs.missing(BlobRef.of(LARGE)) == [1, 2]
+
+
+# ---- the rest ----
+
+
+def test_a_bad_sensor_does_not_keep_the_device_from_saying_hello(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from types import SimpleNamespace
+
+    readings = {"cpu_thermal": [SimpleNamespace(current=255.0)]}
+    monkeypatch.setattr("psutil.sensors_temperatures", lambda: readings, raising=False)
+    sent = case.step(UP)
+    assert [type(message) for message in sent] == [Presence, Hello]
+
+
+def test_chunks_that_wait_in_the_inbox_are_taken_before_anything_is_asked_for(case: Case) -> None:
+    case.step(task(3, bundle=BlobRef.of(LARGE)))
+    for index in range(3):
+        case.chunk(LARGE, index)
+    sent = case.step(seconds=100.0)
+    asked = [message.blob for message in sent if isinstance(message, BlobRequest)]
+    assert BlobRef.of(LARGE).digest not in asked
+
+
+def test_it_says_goodbye(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    case.agent._say_goodbye()
+    (farewell,) = case.session.out
+    assert isinstance(farewell, Presence)
+    assert farewell.state == "offline"
+    case.session.connected = False
+    case.agent._say_goodbye()
+    assert isinstance(case.agent, Agent)
+    assert case.step(ConnectionChange(False, "gone")) == []
