@@ -40,12 +40,11 @@ def board() -> str:
 
 
 def temperature_c() -> float | None:
-    """Temperature of the processor; None also for what no processor can have."""
+    """Temperature of the processor, as its sensor says."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         for name in ("cpu_thermal", "coretemp", "k10temp"):
             if readings := psutil.sensors_temperatures().get(name):
-                celsius = float(readings[0].current)
-                return celsius if COLDEST_C <= celsius <= HOTTEST_C else None
+                return float(readings[0].current)
     return None
 
 
@@ -78,11 +77,12 @@ def architecture() -> str:
 
 def health(directory: Path) -> Health:
     """The state of this process and of the disk that holds `directory`."""
+    celsius = temperature_c()
     return Health(
         peak_rss_mb=peak_rss_mb(),
         free_memory_mb=psutil.virtual_memory().available / MEGABYTE,
         free_disk_mb=shutil.disk_usage(directory).free / MEGABYTE,
-        temperature_c=temperature_c(),
+        temperature_c=celsius if celsius is not None and COLDEST_C <= celsius <= HOTTEST_C else None,
         throttled=throttled(),
         imports_tensorflow="tensorflow" in sys.modules,
     )

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from edge_client.health import health, temperature_c
+from edge_client.health import health
 
 
 @pytest.mark.parametrize(
@@ -19,5 +19,4 @@ def test_a_temperature_that_cannot_be_is_none(
 ) -> None:
     readings = {"cpu_thermal": [SimpleNamespace(current=celsius)]}
     monkeypatch.setattr(psutil, "sensors_temperatures", lambda: readings, raising=False)
-    assert temperature_c() == said
     assert health(tmp_path).temperature_c == said
