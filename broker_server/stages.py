@@ -183,7 +183,10 @@ class Stages:
         else:
             rounds = self._config.rounds
             training = TrainingPlan(
-                epochs=rounds.epochs, learning_rate=rounds.learning_rate, codec=self._config.codec.up
+                epochs=rounds.epochs,
+                learning_rate=rounds.learning_rate,
+                codec=self._config.codec.up,
+                seed=self._config.model.seed,
             )
             task = replace(
                 task,

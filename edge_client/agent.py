@@ -86,6 +86,7 @@ class Agent:
         )
         self._task: Task | None = None
         self._release: Release | None = None
+        self._release_frame = b""  # as it was signed
         self._offer_at = 0.0
         self._offer_retry_s = OFFER_RETRY_S
         self._give_up_at: float | None = None
@@ -167,7 +168,7 @@ class Agent:
         if channel == TASK and isinstance(message, Task):
             self._on_task(message)
         elif channel == RELEASE and isinstance(message, Release):
-            self._on_release(message)
+            self._on_release(message, incoming.payload)
         elif channel == MESSAGE and isinstance(message, Grant):
             self._on_grant(message)
         elif channel == MESSAGE and isinstance(message, Receipt):
@@ -301,19 +302,19 @@ class Agent:
 
     # ---- releases ----
 
-    def _on_release(self, release: Release) -> None:
+    def _on_release(self, release: Release, frame: bytes) -> None:
         if release.fleet != self._config.fleet:
             raise WireError(f"release of fleet {release.fleet}")
         memory = self._state.memory
         if release.version == memory.release and memory.release_report is not None:
             self._send(memory.release_report, MESSAGE)  # the server asks again: it did not hear
         elif release.version > memory.release and (not release.cohort or self._config.name in release.cohort):
-            self._release = release
+            self._release, self._release_frame = release, frame
             self._want(release)
 
     def _install(self, release: Release) -> None:
         """Decide on a release; one that cannot be decided on now, for the disk, stays and is tried again."""
-        report = self._installer.install(release)
+        report = self._installer.install(release, self._release_frame)
         self._release = None
         self._state.remember(replace(self._state.memory, release=release.version, release_report=report))
         log.info("release %d: %s (%s)", release.version, report.outcome, report.reason)

@@ -35,8 +35,12 @@ class Installer:
         """Version of the model that answers; 0 without one."""
         return self._slots.active_version()
 
-    def install(self, release: Release) -> ReleaseReport:
+    def install(self, release: Release, manifest: bytes = b"") -> ReleaseReport:
         """Gate a release whose blobs are all in the store, and activate it if it passes.
+
+        Args:
+            release: what was released.
+            manifest: the signed frame that said so, kept beside the model.
 
         Raises:
             OSError, BlobError: nothing is decided; it may go better another time.
@@ -50,9 +54,15 @@ class Installer:
             trainer.set_weights(self._workshop.weights(release.weights, trainer.spec))
             sums = self._workshop.evaluate(trainer, data)
             reference = sums.accuracy if sums else None
-            verdict = run_gate(model, trainer.spec, data, release.gate, reference, threads=self._threads)
+            digest = release.model.digest
+            verdict = run_gate(
+                model, trainer.spec, data, release.gate, reference, threads=self._threads, digest=digest
+            )
             if verdict.accepted:
-                self._slots.activate(self._slots.stage(release.version, model, trainer.spec))
+                slot = self._slots.stage(
+                    release.version, model, trainer.spec, manifest=manifest, digest=digest
+                )
+                self._slots.activate(slot)
         except (OSError, BlobError):
             raise
         except Exception as exc:  # whatever a model brings out in the runtime, the data or the slots

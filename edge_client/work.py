@@ -148,7 +148,7 @@ class Workshop:
             raise TaskError(
                 f"codec {plan.codec if plan else None!r} is unknown here; known: {', '.join(PROFILES)}"
             )
-        rng = np.random.default_rng([zlib.crc32(self._config.name.encode()), task.number & 0xFFFFFFFF])
+        rng = np.random.default_rng([plan.seed, task.round, zlib.crc32(self._config.name.encode())])
         trainer.reset_optimizer()
         started, sums = time.monotonic(), TrainSums()
         for _ in range(plan.epochs):
@@ -163,6 +163,7 @@ class Workshop:
             PROFILES[plan.codec],
             model_digest=self._digest,
             round_number=task.round,
+            tensors=trainer.spec.tensors,
         )
         report = TrainingReport(
             examples=len(data.train_index),

@@ -220,6 +220,7 @@ class TrainingPlan(Record):
     learning_rate: Annotated[float, Between(0, 1e3)]
     codec: CodecName
     augment: bool = True
+    seed: Number = 0  # with the round and the device's name: of the examples' order, augmentation and dropout
     options: Mapping[str, float] = field(default_factory=dict)  # of the strategy, by the field's names
 
 

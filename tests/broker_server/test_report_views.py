@@ -163,7 +163,7 @@ def test_plots_take_every_colour_from_the_style_sheet() -> None:
 def test_the_devices_own_accuracy_is_drawn_at_the_round_whose_weights_it_is_of() -> None:
     rounds = (RoundFigures(1, federated_accuracy=0.5), RoundFigures(2, federated_accuracy=0.7))
     accuracy = plots(replace(bare_report(), rounds=rounds))[0]
-    assert accuracy.legend[0].points == ((0, 0.5), (1, 0.7))
+    assert accuracy.legend[0].points == ((1, 0.5), (2, 0.7))
 
 
 def test_the_same_report_gives_the_same_page() -> None:
