@@ -57,6 +57,7 @@ class RoundsConfig(Record):
     rounds: Annotated[int, Between(1, 100_000)] = 15
     epochs: Annotated[int, Between(1, 1000)] = 1
     learning_rate: Annotated[float, Between(1e-9, 100.0)] = 1e-3
+    balance: bool = False  # weigh examples so that on each device its classes count the same
     quorum: Annotated[int, Between(1, 4096)] = 2
     wait_for: Annotated[int, Between(1, 4096)] = 2
     wait_s: Seconds = 300.0

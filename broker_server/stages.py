@@ -186,6 +186,7 @@ class Stages:
                 epochs=rounds.epochs,
                 learning_rate=rounds.learning_rate,
                 codec=self._config.codec.up,
+                balance=rounds.balance,
                 seed=self._config.model.seed,
             )
             task = replace(

@@ -18,7 +18,15 @@ from compression.records import dumps
 from compression.spec import ModelSpec, SpecError, TrainableBundle, Weights, check_weights, weights_digest
 from compression.updates import PROFILES, CodecError, decode_update, unpack_model, with_feedback
 from edge_client.config import EdgeConfig
-from edge_client.data import Batch, DataSource, LocalData, batches, column_statistics, load_data
+from edge_client.data import (
+    Batch,
+    DataSource,
+    LocalData,
+    balanced_weights,
+    batches,
+    column_statistics,
+    load_data,
+)
 from edge_client.health import health
 from edge_client.session.blobs import BlobStore
 from edge_client.state import DeviceState
@@ -151,8 +159,17 @@ class Workshop:
         rng = np.random.default_rng([plan.seed, task.round, zlib.crc32(self._config.name.encode())])
         trainer.reset_optimizer()
         started, sums = time.monotonic(), TrainSums()
+        counts = tuple(data.counts(data.train_index).values())
+        class_weights = balanced_weights(counts) if plan.balance else None
         for _ in range(plan.epochs):
-            epoch = batches(data, data.train_index, trainer.spec, rng=rng, augment=plan.augment)
+            epoch = batches(
+                data,
+                data.train_index,
+                trainer.spec,
+                rng=rng,
+                augment=plan.augment,
+                class_weights=class_weights,
+            )
             sums += trainer.train(_cancellable(epoch, cancelled), learning_rate=plan.learning_rate, rng=rng)
         local = trainer.get_weights()
         _check_finite(local, trainer.spec, plan.learning_rate)

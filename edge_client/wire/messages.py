@@ -220,6 +220,7 @@ class TrainingPlan(Record):
     learning_rate: Annotated[float, Between(0, 1e3)]
     codec: CodecName
     augment: bool = True
+    balance: bool = False  # weigh the examples so that each class that the device has counts the same
     seed: Number = 0  # with the round and the device's name: of the examples' order, augmentation and dropout
     options: Mapping[str, float] = field(default_factory=dict)  # of the strategy, by the field's names
 
