@@ -86,7 +86,7 @@ class Recipe:
 
 
 TABLE = Recipe("small_mlp", 15, 2, 3e-3, 16, None, "sizes:35,25,22,18")
-IMAGES = Recipe("small_cnn", 15, 1, 1e-3, 16, 4, None)  # micro-batches: 15 MB less on each device
+IMAGES = Recipe("small_cnn", 15, 1, 1e-3, 16, 2, None)  # micro-batches: 17 MB less on each device
 SMALL_SET = 2000  # pictures: below this an epoch is a few steps only, and the demo takes several a round
 SMALL_SET_EPOCHS = 3
 
