@@ -60,8 +60,9 @@ class Stages:
         self._versions: Versions | None = None
         self._evaluator: Evaluator | None = None
         if self.ledger.fact("run") is None:
-            self.ledger.set_fact("run", secrets.token_hex(8))
-            self.ledger.set_fact("plan", _plan_of(config))
+            with self.ledger.transaction():
+                self.ledger.set_fact("run", secrets.token_hex(8))
+                self.ledger.set_fact("plan", _plan_of(config))
         elif self.ledger.fact("plan") != _plan_of(config):
             raise RunError(
                 f"this run began with other settings ({self.ledger.fact('plan')}): put them back, "
