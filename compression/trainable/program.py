@@ -31,6 +31,7 @@ from compression.trainable.layers import Pass
 from compression.trainable.losses import loss_value, probabilities
 from compression.trainable.network import Network
 from compression.trainable.optimizers import OPTIMIZERS, State
+from compression.trainable.variables import leaf_layers
 
 Tensor = Any
 Inputs = Mapping[str, Tensor]  # by the names of the signature
@@ -73,6 +74,8 @@ class Program(tf.Module):  # type: ignore[misc]
 
     def _count_uniform(self) -> int:
         """How many random numbers one example's dropout takes: traced, not computed."""
+        if not any(type(layer).__name__ == "Dropout" for layer in leaf_layers(self.network.model)):
+            return 0
 
         def forward(x: Tensor, uniform: Tensor) -> Tensor:
             state = Pass(True, tf.ones([self.batch_size]), uniform)
@@ -81,7 +84,7 @@ class Program(tf.Module):  # type: ignore[misc]
             return x
 
         unlimited = tf.TensorSpec([self.batch_size, None], tf.float32)
-        tf.function(forward).get_concrete_function(self._input(), unlimited)
+        tf.function(forward, autograph=False).get_concrete_function(self._input(), unlimited)
         return int(self._drawn)
 
     def _input(self) -> Any:
@@ -226,7 +229,8 @@ class Program(tf.Module):  # type: ignore[misc]
 def _concrete(method: Callable[[Inputs], Any], inputs: Mapping[str, Any]) -> Any:
     """A concrete function whose inputs carry these names in the TFLite signature."""
     named = {name: tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in inputs.items()}
-    return tf.function(lambda **tensors: method(tensors)).get_concrete_function(**named)
+    # without autograph: nothing here branches on a tensor, and rewriting all functions takes seconds
+    return tf.function(lambda **tensors: method(tensors), autograph=False).get_concrete_function(**named)
 
 
 def _variable(name: str, size: int) -> Any:
