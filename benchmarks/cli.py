@@ -10,10 +10,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
+from benchmarks.codec_commands import add_accuracy_bytes, add_wire
 from benchmarks.environment import Environment, read_environment
 from benchmarks.errors import BenchmarkError
 from benchmarks.latency import benchmark_latency
 from benchmarks.latency import verdict as latency_verdict
+from benchmarks.options import command, count, counts, percent, seconds
 from benchmarks.progress import progress_bar
 from benchmarks.size import benchmark_size
 from benchmarks.text import environment_text, latency_text, size_text, training_text
@@ -27,6 +29,8 @@ from edge_client.runtime import RuntimeMissingError
 EXAMPLES = """examples:
   bramble-bench latency float32.tflite int8.tflite
   bramble-bench train --model small_cnn --input 64x64x1 --batch 16
+  bramble-bench wire --parameters 5000000
+  bramble-bench accuracy-bytes --dataset npz:pneumoniamnist.npz --codecs float32,safe,small --plot curve.svg
   bramble-bench environment --json
 """
 
@@ -34,9 +38,9 @@ EXAMPLES = """examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """0 done, 1 refused or failed (one line says why), 2 wrong usage, 130 interrupted."""
     arguments = _parser().parse_args(argv)
-    command: Callable[[argparse.Namespace], int] = arguments.command
+    run: Callable[[argparse.Namespace], int] = arguments.command
     try:
-        return command(arguments)
+        return run(arguments)
     except (BenchmarkError, RuntimeMissingError, OSError) as exc:
         print(f"error: {' '.join(str(exc).split())}", file=sys.stderr)
         return 1
@@ -50,13 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bramble-bench",
-        description="Measure models and training on this machine.",
+        description="Measure models, training and codecs on this machine.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_latency(commands)
-    size = _command(
+    size = command(
         commands,
         "size",
         _size,
@@ -65,7 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     size.add_argument("models", type=Path, nargs="+", metavar="MODEL", help="TFLite files")
     _add_train(commands)
-    _command(
+    add_wire(commands)
+    add_accuracy_bytes(commands)
+    command(
         commands,
         "environment",
         _environment,
@@ -76,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_latency(commands: Any) -> None:
-    parser = _command(
+    parser = command(
         commands,
         "latency",
         _latency,
@@ -85,23 +91,23 @@ def _add_latency(commands: Any) -> None:
     )
     parser.add_argument("models", type=Path, nargs="+", metavar="MODEL", help="TFLite files")
     parser.add_argument(
-        "--threads", type=_counts, default=(1,), metavar="N,N", help="numbers of threads (default: 1)"
+        "--threads", type=counts, default=(1,), metavar="N,N", help="numbers of threads (default: 1)"
     )
     parser.add_argument(
         "--precision",
-        type=_percent,
+        type=percent,
         default=0.01,
         metavar="PERCENT",
         help="stop when the median is known to this (95 %% interval; default: 1)",
     )
     _add_seconds(parser, "or after this many seconds of timing a file (default: %(default)g)")
     parser.add_argument(
-        "--warm-up", type=_seconds, default=0.2, metavar="S", help="seconds before it (default: %(default)g)"
+        "--warm-up", type=seconds, default=0.2, metavar="S", help="seconds before it (default: %(default)g)"
     )
 
 
 def _add_train(commands: Any) -> None:
-    parser = _command(
+    parser = command(
         commands,
         "train",
         _train,
@@ -117,60 +123,15 @@ def _add_train(commands: Any) -> None:
     parser.add_argument(
         "--input", type=parse_shape, default=(64, 64, 1), metavar="SHAPE", help="default: 64x64x1"
     )
-    parser.add_argument("--classes", type=_count, default=2, metavar="N", help="default: %(default)s")
-    parser.add_argument("--batch", type=_count, default=16, metavar="N", help="default: %(default)s")
-    parser.add_argument("--threads", type=_count, default=1, metavar="N", help="default: %(default)s")
+    parser.add_argument("--classes", type=count, default=2, metavar="N", help="default: %(default)s")
+    parser.add_argument("--batch", type=count, default=16, metavar="N", help="default: %(default)s")
+    parser.add_argument("--threads", type=count, default=1, metavar="N", help="default: %(default)s")
     parser.add_argument("--optimizer", choices=get_args(Optimizer), default="adam", help="default: adam")
     _add_seconds(parser, "seconds of timing for each engine (default: %(default)g)")
 
 
 def _add_seconds(parser: argparse.ArgumentParser, text: str) -> None:
-    parser.add_argument("--max-seconds", type=_seconds, default=10.0, metavar="S", help=text)
-
-
-def _command(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], int], summary: str, epilog: str
-) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=summary,
-        description=summary,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON, the environment in it")
-    parser.set_defaults(command=run)
-    return parser
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 4096:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 4096")
-    return int(text)
-
-
-def _counts(text: str) -> tuple[int, ...]:
-    return tuple(_count(part) for part in text.split(","))
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 86_400:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
-    return value
-
-
-def _percent(text: str) -> float:
-    try:
-        value = float(text.rstrip("%"))
-    except ValueError:
-        value = 0.0
-    if not 0.01 <= value <= 50:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a percentage from 0.01 to 50")
-    return value / 100
+    parser.add_argument("--max-seconds", type=seconds, default=10.0, metavar="S", help=text)
 
 
 # ---- the commands ----

@@ -223,7 +223,9 @@ def test_wrong_usage_is_status_2(arguments: list[str]) -> None:
     assert ended.value.code == 2
 
 
-@pytest.mark.parametrize("command", [[], ["latency"], ["size"], ["train"], ["environment"]])
+@pytest.mark.parametrize(
+    "command", [[], ["latency"], ["size"], ["train"], ["wire"], ["accuracy-bytes"], ["environment"]]
+)
 def test_every_help_ends_with_an_example(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([*command, "--help"])

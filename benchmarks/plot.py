@@ -1,0 +1,64 @@
+"""Accuracy against bytes, as a picture: where a codec stands after each round, and what the target cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.accuracy_bytes import CodecResult
+from benchmarks.errors import BenchmarkError
+
+SUFFIXES = (".svg", ".png", ".pdf")
+
+
+def check_plot_file(file: Path) -> None:
+    """Raise `BenchmarkError` for a file that could not be written, before time is spent on filling it."""
+    if file.suffix.lower() not in SUFFIXES:
+        raise BenchmarkError(f"{file}: a plot is one of {', '.join(SUFFIXES)}")
+    if not file.parent.is_dir():
+        raise BenchmarkError(f"{file.parent} is not a folder: make it first")
+    _figure()
+
+
+def draw_accuracy(results: Sequence[CodecResult], file: Path) -> None:
+    """Write the plot; codecs that did not get through their rounds are left out."""
+    figure = _figure()
+    curves, prices = figure.subplots(1, 2, width_ratios=(3, 2))
+    drawn = [result for result in results if result.curve and result.bytes_up and result.bytes_down]
+    for number, result in enumerate(drawn):
+        a_round = ((result.bytes_up or 0) + (result.bytes_down or 0)) / result.rounds / 1e3
+        spent = [a_round * (done + 1) for done in range(len(result.curve))]
+        curves.plot(spent, result.curve, color=f"C{number}", marker=".", label=result.codec)
+    curves.axhline(results[0].target, color="grey", linewidth=0.8, linestyle="--")
+    curves.set(
+        xscale="log" if drawn else "linear",
+        xlabel="payload of one client so far, up and down, kB",
+        ylabel="accuracy on held-out examples, mean of the seeds",
+    )
+    if drawn:
+        curves.legend(frameon=False)
+    _draw_prices(prices, drawn, results[0].target)
+    figure.savefig(file)
+
+
+def _draw_prices(axes: Any, drawn: Sequence[CodecResult], target: float) -> None:
+    for number, result in enumerate(drawn):
+        up, down = result.bytes_up_to_target, result.bytes_down_to_target
+        if up is None or down is None:
+            axes.text(1, number, " not reached", va="center", color="grey")
+        else:
+            axes.barh(number, (up + down) / 1e3, color=f"C{number}")
+            axes.text((up + down) / 1e3, number, f" {(up + down) / 1e3:,.0f} kB", va="center")
+    axes.set_yticks(range(len(drawn)), [result.codec for result in drawn])
+    axes.set(xscale="log", xlabel=f"payload of one client to accuracy {target:g}, kB")
+    axes.margins(x=0.4)
+    axes.invert_yaxis()
+
+
+def _figure() -> Any:
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415 - a device does not have it
+    except ImportError as exc:
+        raise BenchmarkError(f"a plot needs matplotlib, pip install 'bramble[server]': {exc}") from exc
+    return Figure(figsize=(11, 4.5), layout="constrained", dpi=130)
