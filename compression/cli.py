@@ -12,9 +12,17 @@ from typing import Any, get_args
 
 import numpy as np
 
-from compression.commands import CommandError, export_file, make_bundle, parse_classes, parse_shape
+from compression.commands import (
+    CommandError,
+    export_file,
+    make_bundle,
+    parse_classes,
+    parse_micro_batch,
+    parse_shape,
+)
 from compression.models.errors import ModelsError
 from compression.models.export import RECIPES
+from compression.planning import plan_text, plan_training
 from compression.records import RecordError
 from compression.size_report import SizeReport, size_report
 from compression.spec import Loss, Optimizer, SpecError
@@ -23,6 +31,8 @@ from compression.text_table import bytes_text, text_table
 EXAMPLES = """examples:
   bramble-compress trainable broker_server.models.images:small_cnn --input 64x64x1 \\
       --classes no,yes --out bundle/
+  bramble-compress trainable broker_server.models.images:small_cnn --input 64x64x1 \\
+      --classes no,yes --plan
   bramble-compress export broker_server.models.images:small_cnn --input 64x64x1 --classes no,yes \\
       --weights bundle/weights.npz --recipe int8 --calibration images.npy --out model.tflite
   bramble-compress size float32.tflite model.tflite
@@ -76,7 +86,19 @@ def _add_trainable(commands: Any) -> None:
     parser.add_argument(
         "--optimizer", choices=get_args(Optimizer), default="adam", help="default: %(default)s"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the bundle is written")
+    parser.add_argument(
+        "--micro-batch",
+        type=parse_micro_batch,
+        metavar="N",
+        help="examples in memory at a time, a divisor of the batch, or auto: the same steps in less memory",
+    )
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("--out", type=Path, metavar="DIR", help="where the bundle is written")
+    target.add_argument(
+        "--plan",
+        action="store_true",
+        help="write nothing: print the arenas and the predicted peak memory of a device's process",
+    )
 
 
 def _add_export(commands: Any) -> None:
@@ -143,6 +165,8 @@ def _command(
 
 
 def _trainable(arguments: argparse.Namespace) -> int:
+    if arguments.plan:
+        return _plan(arguments)
     made = make_bundle(
         arguments.model,
         input_shape=arguments.input,
@@ -151,6 +175,7 @@ def _trainable(arguments: argparse.Namespace) -> int:
         loss=arguments.loss,
         optimizer=arguments.optimizer,
         batch_size=arguments.batch,
+        micro_batch=arguments.micro_batch,
         directory=arguments.out,
     )
     return _print(
@@ -159,6 +184,19 @@ def _trainable(arguments: argparse.Namespace) -> int:
         f"{made.directory}: model {made.name!r} of {made.parameters} parameters trains in "
         f"{bytes_text(made.bundle_bytes)} of builtin ops\nbundle {made.digest}",
     )
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    plan = plan_training(
+        arguments.model,
+        input_shape=arguments.input,
+        classes=arguments.classes,
+        name=arguments.name,
+        loss=arguments.loss,
+        optimizer=arguments.optimizer,
+        batch_size=arguments.batch,
+    )
+    return _print(arguments, asdict(plan), plan_text(plan))
 
 
 def _export(arguments: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -67,6 +67,15 @@ def parse_classes(text: str) -> tuple[str, ...]:
     return classes
 
 
+def parse_micro_batch(text: str) -> int | Literal["auto"]:
+    """``4`` or ``auto``, for argparse."""
+    if text == "auto":
+        return "auto"
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of examples, nor auto")
+    return int(text)
+
+
 def input_of(shape: Sequence[int]) -> ImageInput | TableInput:
     """The spec's input for a shape; a table's columns get numbers for names, and no scaling."""
     if len(shape) == 1:
@@ -88,6 +97,7 @@ def make_bundle(
     loss: Loss | None = None,
     optimizer: Optimizer = "adam",
     batch_size: int = 16,
+    micro_batch: int | Literal["auto"] | None = None,
 ) -> MadeBundle:
     """Compile a model and write bundle.bin, spec.json and weights.npz into a directory.
 
@@ -109,6 +119,7 @@ def make_bundle(
                 loss=loss or default_loss(model),
                 optimizer=optimizer,
                 batch_size=batch_size,
+                micro_batch=micro_batch,
             )
     except TrainableError as exc:
         raise CommandError(str(exc)) from exc

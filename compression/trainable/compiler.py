@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from compression.trainable.convert import convert
 from compression.trainable.errors import TrainableError
 from compression.trainable.losses import check_loss
 from compression.trainable.network import Network
+from compression.trainable.plan import auto_rows, plan_memory, worth_splitting
 from compression.trainable.program import Program
 from compression.trainable.variables import keras_weights
 
@@ -45,7 +46,7 @@ def compile_trainable(
     batch_size: int = 16,
     augmentation: Augmentation | None = None,
     label_smoothing: float = 0.0,
-    micro_batch: int | None = None,
+    micro_batch: int | Literal["auto"] | None = None,
 ) -> CompileResult:
     """Compile a `tf_keras` model into a program that trains it in a TFLite runtime.
 
@@ -54,7 +55,8 @@ def compile_trainable(
 
     Args:
         micro_batch: examples in memory at a time; the gradient of a batch is added up from so many. Takes
-            less memory and gives the same step, but for batch normalisation, which sees smaller batches.
+            less memory and gives the same step, so a model with batch normalisation, whose statistics are
+            the whole batch's, is refused. "auto" takes four where that saves memory worth the name.
 
     Raises:
         TrainableError: a layer is not supported, or input, loss and classes do not fit the model.
@@ -75,15 +77,33 @@ def compile_trainable(
         optimizer=optimizer,
         augmentation=augmentation or Augmentation(),
     )
-    if micro_batch is not None and (micro_batch < 1 or batch_size % micro_batch):
-        raise TrainableError(f"micro_batch {micro_batch} does not divide batch_size {batch_size}")
-    program = Program(
-        network,
-        loss=loss,
-        optimizer=optimizer,
-        batch_size=micro_batch or batch_size,
-        label_smoothing=label_smoothing,
-        accumulates=micro_batch is not None,
-    )
-    bundle = TrainableBundle(spec, convert(program, program.signatures()))
+    if isinstance(micro_batch, int):
+        _check_micro_batch(network, micro_batch, batch_size)
+
+    def bundle_of(rows: int) -> TrainableBundle:
+        program = Program(
+            network,
+            loss=loss,
+            optimizer=optimizer,
+            batch_size=rows,
+            label_smoothing=label_smoothing,
+            accumulates=rows < batch_size,
+        )
+        return TrainableBundle(spec, convert(program, program.signatures()))
+
+    bundle = bundle_of(micro_batch if isinstance(micro_batch, int) else batch_size)
+    if micro_batch == "auto" and network.batch_statistics is None:
+        split = bundle_of(auto_rows(batch_size))
+        bundle = split if worth_splitting(plan_memory(bundle), plan_memory(split)) else bundle
     return CompileResult(bundle, keras_weights(model))
+
+
+def _check_micro_batch(network: Network, micro_batch: int, batch_size: int) -> None:
+    if micro_batch < 1 or batch_size % micro_batch:
+        raise TrainableError(f"micro_batch {micro_batch} does not divide batch_size {batch_size}")
+    if micro_batch < batch_size and network.batch_statistics is not None:
+        raise TrainableError(
+            f"micro_batch {micro_batch}: layer {network.batch_statistics!r} is batch normalisation, whose "
+            "statistics are the whole batch's: leave micro_batch out, take a smaller batch_size, freeze the "
+            "layer or use LayerNormalization"
+        )

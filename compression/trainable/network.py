@@ -44,6 +44,18 @@ class Network:
             if not layer.trainable
         }
 
+    @property
+    def batch_statistics(self) -> str | None:
+        """A layer whose output for one example depends on the others of the batch; None if there is none."""
+        return next(
+            (
+                str(layer.name)
+                for layer in leaf_layers(self.model)
+                if type(layer).__name__ == "BatchNormalization" and layer.trainable
+            ),
+            None,
+        )
+
     def logits(self, x: Tensor, parameters: Mapping[str, Tensor], state: Pass) -> Tensor:
         """Outputs before the last sigmoid or softmax."""
         by_layer: dict[str, dict[str, Tensor]] = {}

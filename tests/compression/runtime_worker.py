@@ -34,6 +34,7 @@ class Outcome:
     losses: list[float]
     weights: dict[str, npt.NDArray[np.float32]]
     probabilities: npt.NDArray[np.float32]
+    peak_rss_mb: float = 0.0  # of the process, where it did nothing else
 
 
 def train(
@@ -63,8 +64,14 @@ def main(directory: Path, rate: float, seed: int) -> None:
         directory / "outcome.npz",
         losses=outcome.losses,
         probabilities=outcome.probabilities,
+        peak_rss_mb=_peak_rss_mb(),
         **outcome.weights,
     )
+
+
+def _peak_rss_mb() -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM:"))
 
 
 if __name__ == "__main__":

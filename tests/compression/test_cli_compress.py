@@ -198,3 +198,31 @@ def test_it_runs_as_a_module_without_tensorflow_for_size(tmp_path: Path) -> None
     assert ran.returncode == 1
     assert "error: not a TFLite file" in ran.stderr
     assert " tensorflow" not in ran.stderr
+
+
+def test_the_plan_says_what_a_device_needs_and_writes_nothing(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(here.iterdir())
+    model = ["broker_server.models.images:small_cnn", "--input", "64x64x1", "--classes", "no,yes"]
+    assert main(["trainable", *model, "--plan", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert [choice["rows"] for choice in plan["choices"]] == [16, 8, 4, 2]
+    arenas = [choice["train_arena_bytes"] for choice in plan["choices"]]
+    assert arenas == sorted(arenas, reverse=True) and arenas[0] > 2 * arenas[2]
+    assert plan["recommended"] == 4
+    assert sorted(here.iterdir()) == before
+
+    assert main(["trainable", *MODEL, "--batch", "4", "--plan"]) == 0
+    text = capsys.readouterr().out
+    assert "process, tflite-runtime" in text and text.endswith("would save next to nothing.\n")
+
+
+def test_micro_batches_on_the_command_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["trainable", *MODEL, "--batch", "4", "--out", "bundle", "--micro-batch"]
+    assert "micro_batch 3 does not divide" in error_of(capsys, *arguments, "3")
+    assert main([*arguments, "2"]) == 0
+    with pytest.raises(SystemExit, match="2"):
+        main([*arguments, "few"])
+    with pytest.raises(SystemExit, match="2"):
+        main(["trainable", *MODEL])  # neither --out nor --plan

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from broker_server.models import MODELS, build_model
+from broker_server.models import build_model
 from compression.spec import Loss, Optimizer
 from compression.trainable import TrainableError, compile_trainable, keras_weights, load_keras_weights
+from compression.trainable.plan import plan_memory
 from edge_client.training import LiteRTTrainer, TrainingError
 from tests.compression.runtime_worker import Examples, train
 from tests.compression.trainable_cases import examples, input_of, keras_loss, run_on_tflite
@@ -312,25 +313,25 @@ def test_names_do_not_depend_on_what_was_built_before() -> None:
         load_keras_weights(second, wrong)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_zoo_entry_builds_with_the_outputs_that_the_classes_want(name: str) -> None:
-    entry = MODELS[name]
-    assert entry.build(entry.default_input, 2).output_shape == (None, 1)
-    assert entry.build(entry.default_input, 5).output_shape == (None, 5)
+def _rows(result: Any) -> int:
+    return plan_memory(result.bundle).rows
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
-def test_zoo_entry_trains_on_both_runtimes_as_keras_would_predict(name: str, tmp_path: Path) -> None:
-    shape = (24, 24, 1) if MODELS[name].kind == "image" else (12,)
-    model = build_model(name, shape, 2)
-    result = compile_trainable(model, name=name, input=input_of(shape), classes=["no", "yes"], batch_size=4)
-    rng = np.random.default_rng(0)
-    batches = [examples(rng, shape, 4, real=real) for real in (4, 3)]
-    here = train(result.bundle, result.weights, batches, rate=0.001)
-    load_keras_weights(model, here.weights)
-    expected = model.predict(batches[0].inputs, verbose=0)[:, 0]
-    np.testing.assert_allclose(here.probabilities[:, 1], expected, atol=1e-4)
-    there = run_on_tflite(result.bundle, result.weights, batches, rate=0.001, directory=tmp_path)
-    np.testing.assert_allclose(there.losses, here.losses, rtol=1e-3)
-    np.testing.assert_allclose(there.probabilities, here.probabilities, atol=1e-3)
+def test_automatic_micro_batches_are_taken_where_they_save_memory() -> None:
+    common: Any = {"classes": ["no", "yes"], "batch_size": 10, "micro_batch": "auto"}
+    pictures = build_model("small_cnn", (64, 64, 1), 2)
+    split = compile_trainable(pictures, name="net", input=input_of((64, 64, 1)), **common)
+    assert _rows(split) == 5  # the smallest divisor of 10 that is at least 4
+    rows = tf_keras.Sequential([layers.Input((6,)), layers.Dense(1)])
+    assert _rows(compile_trainable(rows, name="net", input=input_of((6,)), **common)) == 10
+
+
+def test_batch_normalisation_is_never_split() -> None:
+    """Its statistics are the whole batch's: refused when asked for, left whole when automatic."""
+    net = small_net(1, None)
+    common: Any = {"name": "net", "input": input_of((8, 8, 1)), "classes": ["no", "yes"], "batch_size": 8}
+    with pytest.raises(TrainableError, match=r"micro_batch 4: layer 'batch_norm.*statistics"):
+        compile_trainable(net, micro_batch=4, **common)
+    assert _rows(compile_trainable(net, micro_batch="auto", **common)) == 8
+    net.layers[1].trainable = False  # frozen, it is an affine layer
+    assert _rows(compile_trainable(net, micro_batch=4, **common)) == 4

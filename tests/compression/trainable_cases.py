@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,23 @@ def run_on_tflite(
     seed: int = 0,
 ) -> Outcome:
     """`runtime_worker.train` in a process with tflite-runtime 2.14 and nothing else a device lacks."""
-    python = tflite_python()
+    return run_in_child(
+        bundle, weights, batches, rate=rate, directory=directory, seed=seed, runtime="tflite-runtime"
+    )
+
+
+def run_in_child(
+    bundle: TrainableBundle,
+    weights: Mapping[str, Any],
+    batches: Sequence[Examples],
+    *,
+    rate: float,
+    directory: Path,
+    runtime: str,
+    seed: int = 0,
+) -> Outcome:
+    """`runtime_worker.train` in a fresh process with one of the runtimes."""
+    python = tflite_python() if runtime == "tflite-runtime" else Path(sys.executable)
     (directory / "bundle").write_bytes(bundle.to_bytes())
     np.savez(directory / "weights.npz", **weights)
     np.savez(
@@ -71,15 +88,19 @@ def run_on_tflite(
     )
     done = subprocess.run(
         [python, WORKER, str(directory), str(rate), str(seed)],
-        env={"PYTHONPATH": str(CHECKOUT), "BRAMBLE_RUNTIME": "tflite-runtime"},
+        env={"PYTHONPATH": str(CHECKOUT), "BRAMBLE_RUNTIME": runtime},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
     result = dict(np.load(directory / "outcome.npz"))
-    losses, probabilities = result.pop("losses"), result.pop("probabilities")
-    return Outcome(losses.tolist(), {name: result[name] for name in weights}, probabilities)
+    return Outcome(
+        result["losses"].tolist(),
+        {name: result[name] for name in weights},
+        result["probabilities"],
+        float(result["peak_rss_mb"]),
+    )
 
 
 def keras_loss(loss: str, labels: Any, logits: Any, *, label_smoothing: float = 0.0) -> Any:
