@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.accuracy_bytes import CodecResult
 from benchmarks.errors import BenchmarkError
 
+COLOURS = 10
 SUFFIXES = (".svg", ".png", ".pdf")
 
 
@@ -29,7 +30,8 @@ def draw_accuracy(results: Sequence[CodecResult], file: Path) -> None:
     for number, result in enumerate(drawn):
         a_round = ((result.bytes_up or 0) + (result.bytes_down or 0)) / result.rounds / 1e3
         spent = [a_round * (done + 1) for done in range(len(result.curve))]
-        curves.plot(spent, result.curve, color=f"C{number}", marker=".", label=result.codec)
+        line = "-" if number < COLOURS else "--"  # matplotlib's colours begin anew
+        curves.plot(spent, result.curve, line, color=f"C{number}", marker=".", label=result.codec)
     curves.axhline(results[0].target, color="grey", linewidth=0.8, linestyle="--")
     curves.set(
         xscale="log" if drawn else "linear",
