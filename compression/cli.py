@@ -27,6 +27,7 @@ from compression.records import RecordError
 from compression.size_report import SizeReport, size_report
 from compression.spec import Loss, Optimizer, SpecError
 from compression.text_table import bytes_text, text_table
+from compression.tune_commands import tune_model, tuned_text
 
 EXAMPLES = """examples:
   bramble-compress trainable broker_server.models.images:small_cnn --input 64x64x1 \\
@@ -61,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_trainable(commands)
+    _add_tune(commands)
     _add_export(commands)
     _add_size(commands)
     return parser
@@ -92,12 +94,39 @@ def _add_trainable(commands: Any) -> None:
         metavar="N",
         help="examples in memory at a time, a divisor of the batch, or auto: the same steps in less memory",
     )
+    parser.add_argument(
+        "--lowerings",
+        type=Path,
+        metavar="FILE",
+        help="a table that `tune` made (default: the rule that is shipped)",
+    )
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--out", type=Path, metavar="DIR", help="where the bundle is written")
     target.add_argument(
         "--plan",
         action="store_true",
         help="write nothing: print the arenas and the predicted peak memory of a device's process",
+    )
+
+
+def _add_tune(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "tune",
+        _tune,
+        "time a model's convolutions in each lowering, with the runtime of this machine or another Python's",
+        "example: bramble-compress tune broker_server.models.images:residual_cnn --input 64x64x1 "
+        "--classes no,yes --out table.json",
+    )
+    _add_model(parser, "module:function, called with (input shape, number of classes)")
+    parser.add_argument(
+        "--batch", type=int, default=16, metavar="N", help="examples at a time (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--python", metavar="FILE", help="an interpreter with NumPy and the TFLite runtime that is meant"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="the table, added to if it exists (default: in the cache)"
     )
 
 
@@ -176,6 +205,7 @@ def _trainable(arguments: argparse.Namespace) -> int:
         optimizer=arguments.optimizer,
         batch_size=arguments.batch,
         micro_batch=arguments.micro_batch,
+        lowerings=arguments.lowerings,
         directory=arguments.out,
     )
     return _print(
@@ -197,6 +227,18 @@ def _plan(arguments: argparse.Namespace) -> int:
         batch_size=arguments.batch,
     )
     return _print(arguments, asdict(plan), plan_text(plan))
+
+
+def _tune(arguments: argparse.Namespace) -> int:
+    tuned = tune_model(
+        arguments.model,
+        input_shape=arguments.input,
+        classes=arguments.classes,
+        batch_size=arguments.batch,
+        python=arguments.python,
+        out=arguments.out,
+    )
+    return _print(arguments, asdict(tuned), tuned_text(tuned))
 
 
 def _export(arguments: argparse.Namespace) -> int:

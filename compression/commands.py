@@ -98,6 +98,7 @@ def make_bundle(
     optimizer: Optimizer = "adam",
     batch_size: int = 16,
     micro_batch: int | Literal["auto"] | None = None,
+    lowerings: Path | None = None,
 ) -> MadeBundle:
     """Compile a model and write bundle.bin, spec.json and weights.npz into a directory.
 
@@ -106,6 +107,8 @@ def make_bundle(
     """
     tensorflow()  # here and not above: `size` can do without
     from compression.trainable import TrainableError, compile_trainable  # noqa: PLC0415
+    from compression.trainable.lowerings import by_rule  # noqa: PLC0415
+    from compression.trainable.tuning import read_table  # noqa: PLC0415
 
     example = input_of(input_shape)
     model = load_reference(reference, input_shape, len(classes))
@@ -120,6 +123,7 @@ def make_bundle(
                 optimizer=optimizer,
                 batch_size=batch_size,
                 micro_batch=micro_batch,
+                lowerings=by_rule if lowerings is None else read_table(lowerings),
             )
     except TrainableError as exc:
         raise CommandError(str(exc)) from exc

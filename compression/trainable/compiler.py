@@ -21,6 +21,7 @@ from compression.spec import (
 from compression.trainable.convert import convert
 from compression.trainable.errors import TrainableError
 from compression.trainable.losses import check_loss
+from compression.trainable.lowerings import Chooser, by_rule, choosing
 from compression.trainable.network import Network
 from compression.trainable.plan import auto_rows, plan_memory, worth_splitting
 from compression.trainable.program import Program
@@ -47,6 +48,7 @@ def compile_trainable(
     augmentation: Augmentation | None = None,
     label_smoothing: float = 0.0,
     micro_batch: int | Literal["auto"] | None = None,
+    lowerings: Chooser = by_rule,
 ) -> CompileResult:
     """Compile a `tf_keras` model into a program that trains it in a TFLite runtime.
 
@@ -57,6 +59,8 @@ def compile_trainable(
         micro_batch: examples in memory at a time; the gradient of a batch is added up from so many. Takes
             less memory and gives the same step, so a model with batch normalisation, whose statistics are
             the whole batch's, is refused. "auto" takes four where that saves memory worth the name.
+        lowerings: which lowering each convolution takes; a `compression.trainable.tuning.TunedTable` holds
+            what was measured.
 
     Raises:
         TrainableError: a layer is not supported, or input, loss and classes do not fit the model.
@@ -89,7 +93,9 @@ def compile_trainable(
             label_smoothing=label_smoothing,
             accumulates=rows < batch_size,
         )
-        return TrainableBundle(spec, convert(program, program.signatures()))
+        with choosing(lowerings):
+            signatures = program.signatures()
+        return TrainableBundle(spec, convert(program, signatures))
 
     bundle = bundle_of(micro_batch if isinstance(micro_batch, int) else batch_size)
     if micro_batch == "auto" and network.batch_statistics is None:

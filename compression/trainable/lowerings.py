@@ -16,12 +16,21 @@ and the kernel's gradient::
 
     64x64   1->8   1.2 / 4.2      16x16 16->32  1.2 / 0.7      16x16 64->32  5.7 / 2.7
     32x32   8->16  1.6 / 1.5      16x16 32->32  2.6 / 1.3       8x8  64->64  2.2 / 1.0
+
+With a stride of 2, where unrolling takes a strided slice for every tap::
+
+    32x32  16->32  1.6 / 3.9, the gradient 1.6 / 8.5       16x16 32->64  1.2 / 2.0, the gradient 1.4 / 2.2
+
+`by_rule` is what these come to; `compression.trainable.tuning` measures a model's own on the machine at hand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import tensorflow as tf
 
@@ -31,7 +40,8 @@ Tensor = Any
 
 PIECE_BYTES = 4 << 20  # of unrolled pictures at a time: 16 pieces were as fast as one (measured)
 MATMUL_INPUTS = 16  # channels from which on unrolling copies long enough runs
-MATMUL_OUTPUTS = 32  # channels from which on the product is worth the unrolling
+OUTPUTS = 16  # channels from which on the product is worth the unrolling
+GRADIENT_OUTPUTS = 32
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
@@ -44,12 +54,60 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     return tf.reshape(batched, [a.shape[0], b.shape[1]])
 
 
-def prefers_matmul(kernel_shape: Any) -> bool:
-    """Is `matmul` the faster lowering for a kernel [kh, kw, Cin, Cout]?"""
-    height, width, inputs, outputs = kernel_shape
-    if height == width == 1:
-        return True  # nothing to unroll
-    return bool(inputs >= MATMUL_INPUTS and outputs >= MATMUL_OUTPUTS)
+@dataclass(frozen=True, slots=True)
+class HotOp:
+    """One computation that there are several lowerings for.
+
+    Attributes:
+        kind: the convolution itself or its gradient with respect to the kernel; the gradient with respect to
+            the input is a convolution too (stride 1), or not a choice.
+        picture: [N, H, W, C], padded.
+        kernel: [kh, kw, Cin, Cout].
+    """
+
+    kind: Literal["convolution", "kernel_gradient"]
+    picture: tuple[int, ...]
+    kernel: tuple[int, ...]
+    strides: tuple[int, int]
+
+    @property
+    def key(self) -> str:
+        """As a tuned table names it."""
+        parts = ("x".join(str(n) for n in part) for part in (self.picture, self.kernel, self.strides))
+        return " ".join([self.kind, *parts])
+
+
+Lowering = Literal["conv", "matmul"]
+Chooser = Callable[[HotOp], Lowering]
+LOWERINGS: tuple[Lowering, ...] = ("conv", "matmul")
+
+
+def by_rule(op: HotOp) -> Lowering:
+    """What the table above comes to."""
+    height, width, inputs, outputs = op.kernel
+    gradient, strided = op.kind == "kernel_gradient", max(op.strides) > 1
+    if height == width == 1:  # nothing to unroll, but rows to pick out for a stride
+        return "matmul" if gradient or not strided else "conv"
+    least = GRADIENT_OUTPUTS if gradient else OUTPUTS
+    return "matmul" if inputs >= MATMUL_INPUTS and outputs >= least and not strided else "conv"
+
+
+_chooser: ContextVar[Chooser] = ContextVar("lowering", default=by_rule)
+
+
+@contextmanager
+def choosing(chooser: Chooser) -> Iterator[None]:
+    """Whatever is traced within is lowered as the chooser says; gradients are traced far from any caller."""
+    token = _chooser.set(chooser)
+    try:
+        yield
+    finally:
+        _chooser.reset(token)
+
+
+def _choice(kind: Literal["convolution", "kernel_gradient"], x: Tensor, kernel: Any, over: Grid) -> Lowering:
+    picture, shape = (tuple(int(n) for n in part) for part in (x.shape, kernel))
+    return _chooser.get()(HotOp(kind, picture, shape, (over.rows.stride, over.columns.stride)))
 
 
 def pieces(count: int, total_bytes: int) -> int:
@@ -98,14 +156,15 @@ def convolve(padded: Tensor, kernel: Tensor, over: Grid) -> Tensor:
     def by_conv(part: Tensor) -> Tensor:
         return tf.nn.conv2d(part, kernel, strides, "VALID")
 
-    compute = by_matmul if prefers_matmul(kernel.shape) else by_conv
+    matmul = _choice("convolution", padded, kernel.shape, over) == "matmul"
+    compute = by_matmul if matmul else by_conv
     needed = 0 if len(over.taps) == 1 and over.unit else unrolled_bytes(batch, over, channels)
     return in_pieces(compute, padded, needed)
 
 
 def kernel_gradient(padded: Tensor, dy: Tensor, shape: Any, over: Grid) -> Tensor:
     """Gradient of the kernel [kh, kw, Cin, Cout]."""
-    if prefers_matmul(shape):
+    if _choice("kernel_gradient", padded, shape, over) == "matmul":
         return _kernel_gradient_by_matmul(padded, dy, shape, over)
     picture = tf.transpose(padded, [3, 1, 2, 0])
     filters = tf.transpose(dy, [1, 2, 0, 3])

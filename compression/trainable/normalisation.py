@@ -6,6 +6,7 @@ smaller batch gives what Keras gives for exactly those examples.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import tensorflow as tf
@@ -15,15 +16,16 @@ Tensor = Any
 
 def moments(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Count, mean and (biased) variance of each channel over the examples whose mask is 1."""
-    axes = list(range(len(x.shape) - 1))
-    mask = _per_example(mask, x)
-    positions = 1
-    for extent in x.shape[1:-1]:
-        positions *= extent
+    positions = math.prod(x.shape[1:-1])
     count = tf.maximum(tf.reduce_sum(mask), 1.0) * float(positions)
-    mean = tf.reduce_sum(x * mask, axis=axes) / count
-    centred = (x - mean) * mask
-    return count, mean, tf.reduce_sum(centred * centred, axis=axes) / count
+    mean = _masked_sum(x, mask) / count
+    return count, mean, _masked_sum(tf.math.squared_difference(x, mean), mask) / count
+
+
+def _masked_sum(x: Tensor, mask: Tensor) -> Tensor:
+    """Sum for each channel: within the examples first, so that the mask costs no pass over all of x."""
+    within = tf.reduce_sum(x, axis=list(range(1, len(x.shape) - 1))) if len(x.shape) > 2 else x
+    return tf.reduce_sum(within * mask[:, tf.newaxis], axis=0)
 
 
 def _per_example(mask: Tensor, x: Tensor) -> Tensor:
@@ -33,22 +35,28 @@ def _per_example(mask: Tensor, x: Tensor) -> Tensor:
 def batch_normalise(
     x: Tensor, gamma: Tensor, beta: Tensor, mask: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Normalise by the batch's own statistics; also give (count, mean, variance)."""
+    """Normalise by the batch's own statistics; also give (count, mean, variance).
+
+    Everything that is one number a channel is worked out before it meets the pictures: two passes over them
+    for the output, six for the gradients.
+    """
     count, mean, variance = (tf.stop_gradient(value) for value in moments(x, mask))
     axes = list(range(len(x.shape) - 1))
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def apply(x: Tensor, gamma: Tensor, beta: Tensor) -> Any:
         inverse = tf.math.rsqrt(variance + epsilon)
-        normal = (x - mean) * inverse
+        scale = gamma * inverse
 
         def gradient(dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            centred = x - mean
             d_beta = tf.reduce_sum(dy, axis=axes)
-            d_gamma = tf.reduce_sum(dy * normal, axis=axes)
-            through_statistics = (d_beta / count + normal * (d_gamma / count)) * _per_example(mask, x)
-            return (dy - through_statistics) * (gamma * inverse), d_gamma, d_beta
+            d_gamma = tf.reduce_sum(dy * centred, axis=axes) * inverse
+            counts = _per_example(mask, x)
+            slope, offset = counts * (inverse * d_gamma / count), counts * (d_beta / count)
+            return (dy - (centred * slope + offset)) * scale, d_gamma, d_beta
 
-        return normal * gamma + beta, gradient
+        return x * scale + (beta - mean * scale), gradient
 
     return apply(x, gamma, beta), count, mean, variance
 

@@ -1,0 +1,173 @@
+"""The lowering of each convolution by measurement: a table that the compiler takes.
+
+The computations that a model's training program holds are written down while it is traced, each is converted
+alone in every lowering, and all are timed in turns by a process with the runtime they are meant for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import tensorflow as tf
+
+from compression.trainable.convert import convert
+from compression.trainable.errors import TrainableError
+from compression.trainable.lowerings import (
+    LOWERINGS,
+    HotOp,
+    Lowering,
+    by_rule,
+    choosing,
+    convolve,
+    kernel_gradient,
+)
+from compression.trainable.shapes import grid
+
+FORMAT = 1
+TIMEOUT_S = 600.0
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class TunedTable:
+    """Milliseconds by computation and lowering, measured with one runtime on one kind of machine.
+
+    Called, it chooses: the fastest, or by the shipped rule what was not measured.
+    """
+
+    runtime: str
+    machine: str
+    ms: Mapping[str, Mapping[str, float]]
+
+    def __call__(self, op: HotOp) -> Lowering:
+        measured = self.ms.get(op.key)
+        return by_rule(op) if measured is None else min(LOWERINGS, key=lambda name: measured[name])
+
+    def merged(self, newer: TunedTable) -> TunedTable:
+        """Both tables' computations; of those in both, the newer measurement."""
+        if (self.runtime, self.machine) != (newer.runtime, newer.machine):
+            raise TrainableError(
+                f"a table of {newer.runtime} on {newer.machine} cannot be added to one of {self.runtime} on "
+                f"{self.machine}: give another file"
+            )
+        return TunedTable(self.runtime, self.machine, {**self.ms, **newer.ms})
+
+
+def table_path(python: str | None = None) -> Path:
+    """Where a table is kept unless the user says otherwise: the XDG cache, a file for each interpreter."""
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    which = "" if python is None else f"-{Path(python).absolute().parent.parent.name.lstrip('.')}"
+    return Path(cache) / "bramble" / f"lowerings-{platform.machine()}{which}.json"
+
+
+def write_table(path: Path, table: TunedTable) -> None:
+    """As JSON, to a temporary name first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plain = {"format": FORMAT, "runtime": table.runtime, "machine": table.machine, "ms": table.ms}
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(plain, indent=1, sort_keys=True) + "\n")
+    temporary.replace(path)
+
+
+def read_table(path: Path) -> TunedTable:
+    """Inverse of `write_table`.
+
+    Raises:
+        TrainableError: it is not such a file.
+        OSError: it cannot be read.
+    """
+    try:
+        plain = json.loads(path.read_bytes())
+        if plain["format"] != FORMAT:
+            raise ValueError(f"format {plain['format']!r}")
+        ms = {
+            str(key): {name: float(times[name]) for name in get_args(Lowering)}
+            for key, times in plain["ms"].items()
+        }
+        return TunedTable(str(plain["runtime"]), str(plain["machine"]), ms)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as exc:
+        raise TrainableError(f"{path} is not a table of lowerings ({exc}): make one with `tune`") from exc
+
+
+def recording(found: dict[str, HotOp]) -> Callable[[HotOp], Lowering]:
+    """A chooser that follows the rule and writes down what it was asked."""
+
+    def choose(op: HotOp) -> Lowering:
+        found[op.key] = op
+        return by_rule(op)
+
+    return choose
+
+
+def measure(ops: Iterable[HotOp], *, python: str | None = None) -> TunedTable:
+    """Time each computation in each lowering, by the runtime that an interpreter has.
+
+    Args:
+        ops: what to measure.
+        python: a Python with NumPy and a TFLite runtime; None is this one.
+
+    Raises:
+        TrainableError: the process fails.
+    """
+    work = list(ops)
+    if not work:
+        raise TrainableError("the model has no convolution: there is nothing to tune")
+    functions = {
+        f"{lowering}_{index}": _alone(op, lowering) for index, op in enumerate(work) for lowering in LOWERINGS
+    }
+    with tempfile.TemporaryDirectory(prefix="bramble-tune-") as directory:
+        file = Path(directory) / "ops.tflite"
+        file.write_bytes(convert(tf.Module(), functions))
+        answer = _time(file, python or sys.executable)
+    ms: dict[str, dict[str, float]] = {
+        op.key: {str(lowering): answer["ms"][f"{lowering}_{index}"] for lowering in LOWERINGS}
+        for index, op in enumerate(work)
+    }
+    return TunedTable(answer["runtime"], answer["machine"], ms)
+
+
+def _time(file: Path, python: str) -> dict[str, Any]:
+    try:
+        done = subprocess.run(
+            [python, "-m", "compression.time_signatures", str(file)],
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        raise TrainableError(f"{python} cannot time anything: {exc}") from exc
+    except (IndexError, ValueError) as exc:
+        said = done.stderr.strip().splitlines() or ["it said nothing"]
+        raise TrainableError(f"{python} cannot time anything: {said[-1][:200]}") from exc
+    return answer
+
+
+def _alone(op: HotOp, lowering: Lowering) -> Any:
+    """A function of nothing but this computation, lowered so."""
+
+    def compute(x: Any, other: Any) -> dict[str, Any]:
+        over = grid(x, (op.kernel[0], op.kernel[1]), op.strides, "VALID")
+        with choosing(lambda _op: lowering):
+            if op.kind == "convolution":
+                return {"y": convolve(x, other, over)}
+            return {"y": kernel_gradient(x, other, list(op.kernel), over)}
+
+    picture = tf.zeros(op.picture)
+    over = grid(picture, (op.kernel[0], op.kernel[1]), op.strides, "VALID")
+    outputs = (op.picture[0], over.rows.outputs, over.columns.outputs, op.kernel[3])
+    other = op.kernel if op.kind == "convolution" else outputs
+    return tf.function(compute, autograph=False).get_concrete_function(
+        tf.TensorSpec(op.picture, tf.float32, name="x"), tf.TensorSpec(other, tf.float32, name="other")
+    )

@@ -1,0 +1,127 @@
+"""Lowerings: both compute the same, the measured one is taken, a table survives the disk."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from compression.cli import main
+from compression.trainable import TrainableError, compile_trainable
+from compression.trainable.lowerings import HotOp, by_rule
+from compression.trainable.tuning import (
+    TunedTable,
+    measure,
+    read_table,
+    recording,
+    table_path,
+    write_table,
+)
+from tests.compression.runtime_worker import train
+from tests.compression.trainable_cases import RATE, assert_close, examples, input_of, revealed
+
+tf_keras = pytest.importorskip("tf_keras")
+layers = tf_keras.layers
+OP = HotOp("convolution", (4, 10, 10, 16), (3, 3, 16, 32), (1, 1))
+TABLE = TunedTable("a runtime 1.0", "a machine", {OP.key: {"conv": 1.0, "matmul": 2.0}})
+MODEL = ["broker_server.models.images:small_cnn", "--input", "16x16x1", "--classes", "no,yes"]
+
+
+def test_a_table_chooses_what_was_faster_and_leaves_the_rest_to_the_rule() -> None:
+    assert by_rule(OP) == "matmul" and TABLE(OP) == "conv"
+    other = HotOp("kernel_gradient", *(OP.picture, OP.kernel, OP.strides))
+    assert TABLE(other) == by_rule(other)
+    assert by_rule(HotOp("convolution", OP.picture, OP.kernel, (2, 2))) == "conv"
+
+
+def test_a_table_survives_the_disk_and_what_is_none_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "deep" / "table.json"
+    write_table(file, TABLE)
+    assert read_table(file) == TABLE
+    assert list(file.parent.iterdir()) == [file]
+    for text in ("", "[]", "{}", '{"format": 2}', file.read_text().replace('conv"', 'cnov"')):
+        (tmp_path / "bad.json").write_text(text)
+        with pytest.raises(TrainableError, match=r"bad\.json is not a table of lowerings"):
+            read_table(tmp_path / "bad.json")
+
+
+def test_tables_of_different_machines_do_not_mix() -> None:
+    newer = TunedTable(TABLE.runtime, TABLE.machine, {OP.key: {"conv": 3.0, "matmul": 2.0}, "x": {}})
+    assert TABLE.merged(newer).ms == newer.ms
+    with pytest.raises(TrainableError, match="on another cannot be added"):
+        TABLE.merged(TunedTable(TABLE.runtime, "another", {}))
+
+
+def test_the_cache_is_where_xdg_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert table_path().parent == tmp_path / "bramble"
+    assert table_path() != table_path("/opt/.venv-tflite/bin/python")
+
+
+def test_all_lowerings_have_the_same_gradients() -> None:
+    """Strided and 1x1 convolutions, each lowered in the way that the rule avoids too."""
+    tf_keras.utils.set_random_seed(1)
+    model = tf_keras.Sequential(
+        [
+            layers.Input((9, 8, 1)),
+            layers.Conv2D(16, 3, padding="same"),
+            layers.Conv2D(32, 3, strides=2, padding="same", activation="tanh"),
+            layers.Conv2D(8, 1, strides=2),
+            layers.Flatten(),
+            layers.Dense(1, kernel_initializer=tf_keras.initializers.RandomNormal(stddev=0.05)),
+        ]
+    )
+    batch = examples(np.random.default_rng(0), (9, 8, 1), 4)
+    gradients, found = [], dict[str, HotOp]()
+    choosers: list[Any] = [recording(found), lambda _op: "conv", lambda _op: "matmul"]
+    for chooser in choosers:
+        result = compile_trainable(
+            model,
+            name="net",
+            input=input_of((9, 8, 1)),
+            classes=["no", "yes"],
+            optimizer="sgd",
+            batch_size=4,
+            lowerings=chooser,
+        )
+        outcome = train(result.bundle, result.weights, [batch], rate=RATE)
+        gradients.append(revealed(result.weights, outcome.weights))
+    assert {op.kind for op in found.values()} == {"convolution", "kernel_gradient"}
+    for other in gradients[1:]:
+        assert_close(other, gradients[0], 1e-4)
+
+
+def test_the_command_measures_and_the_compiler_takes_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "table.json"
+    assert main(["tune", *MODEL, "--batch", "2", "--out", str(file), "--json"]) == 0
+    tuned = json.loads(capsys.readouterr().out)
+    table = read_table(file)
+    assert {row[0] for row in tuned["rows"]} == set(table.ms)
+    assert all(time > 0 for times in table.ms.values() for time in times.values())
+    for key, times, chosen, _rule in tuned["rows"]:
+        assert times[chosen] == min(times.values()), key
+    common = ["trainable", *MODEL, "--batch", "2", "--lowerings"]
+    assert main([*common, str(file), "--out", str(tmp_path / "bundle")]) == 0
+    (tmp_path / "other").write_text("no table")
+    assert main([*common, str(tmp_path / "other"), "--out", str(tmp_path / "bundle")]) == 1
+    assert "is not a table of lowerings" in capsys.readouterr().err
+
+
+def test_what_cannot_be_measured_is_said_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(TrainableError, match="no convolution"):
+        measure([])
+    small = HotOp("convolution", (1, 4, 4, 1), (3, 3, 1, 2), (1, 1))
+    with pytest.raises(TrainableError, match="cannot time anything"):
+        measure([small], python=str(tmp_path / "python"))
+    quiet_python = tmp_path / "quiet"
+    quiet_python.write_text("#!/bin/sh\n")
+    quiet_python.chmod(0o755)
+    with pytest.raises(TrainableError, match="it said nothing"):
+        measure([small], python=str(quiet_python))
+    assert set(measure([small], python=sys.executable).ms) == {small.key}
