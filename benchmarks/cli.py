@@ -5,89 +5,88 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
 from benchmarks.codec_commands import add_accuracy_bytes, add_wire
 from benchmarks.environment import Environment, read_environment
-from benchmarks.errors import BenchmarkError
 from benchmarks.latency import benchmark_latency
 from benchmarks.latency import verdict as latency_verdict
-from benchmarks.options import command, count, counts, percent, seconds
 from benchmarks.progress import progress_bar
 from benchmarks.size import benchmark_size
 from benchmarks.text import environment_text, latency_text, size_text, training_text
 from benchmarks.timing import TimingRule
 from benchmarks.training import benchmark_bundle, benchmark_training
 from benchmarks.training import verdict as training_verdict
+from compression.command_line import (
+    Commands,
+    command,
+    count,
+    counts,
+    percent,
+    program,
+    run_program,
+    seconds,
+)
 from compression.commands import parse_shape
 from compression.spec import Optimizer
-from edge_client.runtime import RuntimeMissingError
 
-EXAMPLES = """examples:
-  bramble-bench latency float32.tflite int8.tflite
-  bramble-bench train --model small_cnn --input 64x64x1 --batch 16
-  bramble-bench wire --parameters 5000000
-  bramble-bench accuracy-bytes --dataset npz:pneumoniamnist.npz --codecs float32,safe,small --plot curve.svg
-  bramble-bench environment --json
-"""
+EXAMPLES = (
+    "bramble-bench latency float32.tflite int8.tflite",
+    "bramble-bench train --model small_cnn --input 64x64x1 --batch 16",
+    "bramble-bench wire --parameters 5000000",
+    "bramble-bench accuracy-bytes --dataset npz:pneumoniamnist.npz --codecs float32,small --plot curve.svg",
+    "bramble-bench environment --json",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 done, 1 refused or failed (one line says why), 2 wrong usage, 130 interrupted."""
-    arguments = _parser().parse_args(argv)
-    run: Callable[[argparse.Namespace], int] = arguments.command
-    try:
-        return run(arguments)
-    except (BenchmarkError, RuntimeMissingError, OSError) as exc:
-        print(f"error: {' '.join(str(exc).split())}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    """Run one command; the exit status as `run_program` gives it."""
+    parser, commands = program(
+        "bramble-bench", "Measure models, training and codecs on this machine.", EXAMPLES
+    )
+    _add_latency(commands)
+    _add_size(commands)
+    _add_train(commands)
+    add_wire(commands)
+    add_accuracy_bytes(commands)
+    _add_environment(commands)
+    return run_program(parser, argv)
 
 
 # ---- the command line ----
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bramble-bench",
-        description="Measure models, training and codecs on this machine.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    _add_latency(commands)
-    size = command(
+def _add_size(commands: Commands) -> None:
+    parser = command(
         commands,
         "size",
         _size,
         "how much TFLite files take: on the disk, zipped, in memory, by layer and tensor",
-        "example: bramble-bench size float32.tflite int8.tflite",
+        "bramble-bench size float32.tflite int8.tflite",
     )
-    size.add_argument("models", type=Path, nargs="+", metavar="MODEL", help="TFLite files")
-    _add_train(commands)
-    add_wire(commands)
-    add_accuracy_bytes(commands)
+    parser.add_argument("models", type=Path, nargs="+", metavar="MODEL", help="TFLite files")
+
+
+def _add_environment(commands: Commands) -> None:
     command(
         commands,
         "environment",
         _environment,
         "the machine: board, system, processors, governor, temperature, versions",
-        "example: bramble-bench environment --json",
+        "bramble-bench environment --json",
     )
-    return parser
 
 
-def _add_latency(commands: Any) -> None:
+def _add_latency(commands: Commands) -> None:
     parser = command(
         commands,
         "latency",
         _latency,
         "how fast TFLite files answer, warm-up apart",
-        "example: bramble-bench latency float32.tflite int8.tflite --threads 1,4",
+        "bramble-bench latency float32.tflite int8.tflite --threads 1,4",
     )
     parser.add_argument("models", type=Path, nargs="+", metavar="MODEL", help="TFLite files")
     parser.add_argument(
@@ -106,13 +105,13 @@ def _add_latency(commands: Any) -> None:
     )
 
 
-def _add_train(commands: Any) -> None:
+def _add_train(commands: Commands) -> None:
     parser = command(
         commands,
         "train",
         _train,
         "a training step of our program in the TFLite runtime against Keras, each in a fresh process",
-        "example: bramble-bench train --model small_cnn --input 64x64x1 --batch 16 --threads 1 --json",
+        "bramble-bench train --model small_cnn --input 64x64x1 --batch 16 --threads 1 --json",
     )
     parser.add_argument(
         "--model", default="small_cnn", help="of the zoo, or module:function (default: small_cnn)"

@@ -7,28 +7,28 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from benchmarks.codec_text import accuracy_text, wire_text
 from benchmarks.codecs import CODECS
 from benchmarks.environment import Environment, read_environment
-from benchmarks.options import command, count, fraction, names, rate, seconds
 from benchmarks.progress import progress_bar
 from benchmarks.wire import WireResult, benchmark_wire
+from compression.command_line import Commands, command, count, fraction, names, rate, seconds
 from compression.commands import parse_shape
 
 if TYPE_CHECKING:
     from benchmarks.accuracy_bytes import CodecResult
 
 
-def add_wire(commands: Any) -> None:
+def add_wire(commands: Commands) -> None:
     """How small and how fast codecs are."""
     parser = command(
         commands,
         "wire",
         _wire,
         "what codecs make of one update: bytes, likeness, seconds, memory; made-up values, one core",
-        "example: bramble-bench wire --parameters 5000000 --codecs safe,small,stc-1 --json",
+        "bramble-bench wire --parameters 5000000 --codecs safe,small,stc-1 --json",
     )
     parser.add_argument("--parameters", type=int, default=5_000_000, metavar="N", help="default: %(default)s")
     parser.add_argument(
@@ -46,14 +46,14 @@ def add_wire(commands: Any) -> None:
     )
 
 
-def add_accuracy_bytes(commands: Any) -> None:
+def add_accuracy_bytes(commands: Commands) -> None:
     """What codecs do to training."""
     parser = command(
         commands,
         "accuracy-bytes",
         _accuracy_bytes,
         "federated training in this process, codec after codec: what accuracy for how many payload bytes",
-        "example: bramble-bench accuracy-bytes --dataset npz:pneumoniamnist.npz --clients 3 "
+        "bramble-bench accuracy-bytes --dataset npz:pneumoniamnist.npz --clients 3 "
         "--partition dirichlet:0.5 \\\n"
         "           --rounds 15 --seeds 3 --codecs float32,safe,small,small/float32 --plot curve.svg",
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from compression.errors import BrambleError
 
-class BenchmarkError(ValueError):
+
+class BenchmarkError(BrambleError, ValueError):
     """Something cannot be measured; the message says what and why."""

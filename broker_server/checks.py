@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from compression.errors import BrambleError
 from compression.records import RecordError, loads
 from compression.spec import ModelSpec
 from compression.updates import CodecError, decode_update
@@ -17,7 +18,7 @@ MAX_STEP = 1e4  # a weight that moved further in one round is no training
 MAX_LOSS = 1e4  # of an example: cross-entropy of float32 probabilities stays below 100
 
 
-class RefusedError(ValueError):
+class RefusedError(BrambleError, ValueError):
     """A result cannot be accepted; the message goes back to the device."""
 
 

@@ -6,16 +6,13 @@ import argparse
 import logging
 import os
 import signal
-import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TypeAlias
 
-from broker_server.broker.base import BrokerError
 from broker_server.broker.factory import OPTIONS
 from broker_server.config import BrokerConfig, ModelConfig, RoundsConfig, ServerConfig, load_config
 from broker_server.report.console import open_console
@@ -25,105 +22,59 @@ from broker_server.report.schema import RunReport
 from broker_server.report.terminal import print_report
 from broker_server.report.write import write_report
 from broker_server.simulation.demo_data import DATASETS
-from compression.records import RecordError
-from compression.spec import SpecError
-from edge_client.config import ConfigError
-from edge_client.data import DataError
-from edge_client.session.address import AddressError
-from edge_client.session.mqtt import SessionError
-from provisioning.pki.errors import PkiError
+from compression.command_line import Commands, command, count, program, rate, run_program
 
-EXPECTED = (
-    AddressError,
-    BrokerError,
-    ConfigError,
-    DataError,
-    PkiError,
-    RecordError,
-    SessionError,
-    OSError,
-    sqlite3.Error,
-    SpecError,
+EXAMPLES = (
+    "bramble-server demo --dataset folder:images --devices 4",
+    "bramble-server init ward --host 0.0.0.0",
+    "bramble-server run --config ward/server.toml",
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status."""
+    """Run one command; the exit status as `run_program` gives it."""
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # tensorflow-model-optimization knows Keras 2 only
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    arguments = _parser().parse_args(argv)
-    logging.basicConfig(
-        level=logging.INFO if arguments.verbose else logging.ERROR,
-        format="%(asctime)s %(levelname)s %(message)s",
-        stream=sys.stderr,
+    parser, commands = program(
+        "bramble-server",
+        "The workstation's side of a Bramble fleet: broker, rounds, aggregation, releases.",
+        EXAMPLES,
     )
-    try:
-        command: Callable[[argparse.Namespace], int] = arguments.command
-        return command(arguments)
-    except _expected() as exc:
-        print(f"error: {exc}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-
-
-def _expected() -> tuple[type[Exception], ...]:
-    from broker_server.demo import DemoError
-    from broker_server.models import ModelError
-    from broker_server.stages import RunError
-    from broker_server.store.ledger import LedgerError
-    from compression.models.errors import ExportError
-
-    return (*EXPECTED, DemoError, ExportError, LedgerError, ModelError, RunError)
+    _add_demo(commands)
+    _add_init(commands)
+    _add_run(commands)
+    return run_program(parser, argv)
 
 
 # ---- the command line ----
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bramble-server",
-        description="The workstation's side of a Bramble fleet: broker, rounds, aggregation, releases.",
-        epilog="example: bramble-server demo --dataset folder:images --devices 4",
-    )
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    _add_demo(commands)
-    _add_init(commands)
-    _add_run(commands)
-    return parser
-
-
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-
-
-def _command(
-    commands: Commands, name: str, function: Callable[[argparse.Namespace], int], summary: str, example: str
-) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        name,
-        help=summary,
-        description=summary,
-        epilog=f"example: {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _add_verbose(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-v", "--verbose", action="store_true", help="also log what happens in detail")
-    parser.set_defaults(command=function)
-    return parser
+
+
+def _log(arguments: argparse.Namespace) -> None:
+    logging.basicConfig(
+        level=logging.INFO if arguments.verbose else logging.ERROR,
+        format="%(asctime)s %(levelname)s %(message)s",
+        stream=sys.stderr,
+    )
 
 
 def _add_demo(commands: Commands) -> None:
-    demo = _command(
+    demo = command(
         commands,
         "demo",
         _demo,
         "a whole fleet on this machine: real clients as processes, a real broker, real data",
         "bramble-server demo --dataset npz:pneumoniamnist.npz --devices 3 --partition dirichlet:0.5",
+        json="print the closing report as JSON",
     )
     demo.add_argument("--dataset", default="wisconsin", help=f"{DATASETS} (default: %(default)s)")
-    demo.add_argument("--devices", type=_positive, help="number of clients (default: 4, or one a hospital)")
-    demo.add_argument("--rounds", type=_positive, help="training rounds (default: what suits the data)")
-    demo.add_argument("--epochs", type=_positive, help="local epochs in each round")
-    demo.add_argument("--learning-rate", type=_positive_float, help="of the local optimiser")
+    demo.add_argument("--devices", type=count, help="number of clients (default: 4, or one a hospital)")
+    demo.add_argument("--rounds", type=count, help="training rounds (default: what suits the data)")
+    demo.add_argument("--epochs", type=count, help="local epochs in each round")
+    demo.add_argument("--learning-rate", type=rate, help="of the local optimiser")
     demo.add_argument("--partition", help="iid, dirichlet:ALPHA or sizes:35,25,22,18")
     demo.add_argument("--label-column", help="of a csv or table without a column named label")
     demo.add_argument("--model", help="a model of the zoo or module:function")
@@ -134,23 +85,24 @@ def _add_demo(commands: Commands) -> None:
     )
     demo.add_argument("--seed", type=int, default=7, help="of the deal and the first weights")
     demo.add_argument("--no-baselines", action="store_true", help="leave out centralised and local training")
-    demo.add_argument("--json", action="store_true", help="print the closing report as JSON")
+    _add_verbose(demo)
 
 
 def _add_init(commands: Commands) -> None:
-    init = _command(
+    init = command(
         commands,
         "init",
         _init,
         "make a fleet's directory: signing key, certificate authority, settings",
         "bramble-server init ward --fleet ward --model small_cnn",
+        json=None,
     )
     init.add_argument("directory", type=Path, help="folder to make")
     init.add_argument("--fleet", help="the fleet's name (default: the folder's)")
     init.add_argument("--model", default="small_cnn", help="a model of the zoo or module:function")
     init.add_argument("--kind", choices=("image", "table"), default="image", help="of the devices' data")
-    init.add_argument("--rounds", type=_positive, default=15, help="training rounds (default: %(default)s)")
-    init.add_argument("--devices", type=_positive, default=2, help="to wait for before the first round")
+    init.add_argument("--rounds", type=count, default=15, help="training rounds (default: %(default)s)")
+    init.add_argument("--devices", type=count, default=2, help="to wait for before the first round")
     init.add_argument("--broker", default="auto", help=f"{OPTIONS} (default: %(default)s)")
     init.add_argument("--host", default="127.0.0.1", help="address to listen on (0.0.0.0: the network)")
     init.add_argument(
@@ -164,37 +116,25 @@ def _add_init(commands: Commands) -> None:
 
 
 def _add_run(commands: Commands) -> None:
-    run = _command(
+    run = command(
         commands,
         "run",
         _run,
         "run a fleet's rounds to the end, from wherever they stopped",
         "bramble-server run --config ward/server.toml",
+        json="print the closing report as JSON",
     )
     run.add_argument(
         "--config", type=Path, default=Path("server.toml"), help="settings file (default: %(default)s)"
     )
-    run.add_argument("--json", action="store_true", help="print the closing report as JSON")
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
-
-
-def _positive_float(text: str) -> float:
-    number = float(text)
-    if not 0 < number < 1e6:
-        raise argparse.ArgumentTypeError(f"must be above 0, got {number}")
-    return number
+    _add_verbose(run)
 
 
 # ---- the commands ----
 
 
 def _demo(arguments: argparse.Namespace) -> int:
+    _log(arguments)
     from broker_server.demo import DemoOptions, run_demo
 
     options = DemoOptions(
@@ -242,6 +182,7 @@ def _init(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    _log(arguments)
     from broker_server.fleet import fleet_broker
     from broker_server.results import RunFacts, build_report
     from broker_server.server import Server

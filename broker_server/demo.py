@@ -31,6 +31,7 @@ from broker_server.results import CENTRALISED, Comparison, RunFacts, build_repor
 from broker_server.server import Server
 from broker_server.simulation.demo_data import prepare_demo_data
 from broker_server.simulation.values import DemoData
+from compression.errors import BrambleError
 from edge_client.config import DataConfig as EdgeDataConfig
 from edge_client.config import EdgeConfig
 from edge_client.data import DataSource
@@ -45,7 +46,7 @@ START_TIMEOUT_S = 60.0
 EDGE_DATA = EdgeDataConfig(source="folder:.")  # the defaults: alone as in the fleet a client trains on these
 
 
-class DemoError(RuntimeError):
+class DemoError(BrambleError, RuntimeError):
     """The demonstration cannot be run as asked."""
 
 

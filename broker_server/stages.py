@@ -23,6 +23,7 @@ from broker_server.rounds.machine import CloseStage, RunState, Stage
 from broker_server.store.ledger import Ledger
 from broker_server.strategies.fedavg import weighted_mean
 from broker_server.versions import Versions
+from compression.errors import BrambleError
 from compression.records import dumps, loads
 from compression.spec import TableInput, TrainableBundle, Weights
 from compression.updates import PROFILES, decode_update
@@ -37,7 +38,7 @@ from edge_client.wire.messages import Hello, Result, Task, TrainingPlan
 log = logging.getLogger(__name__)
 
 
-class RunError(RuntimeError):
+class RunError(BrambleError, RuntimeError):
     """The run cannot go on; the message says what to change."""
 
 

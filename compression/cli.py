@@ -5,76 +5,58 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 
+from compression.command_line import Commands, command, program, run_program
 from compression.commands import (
-    CommandError,
     export_file,
     make_bundle,
     parse_classes,
     parse_micro_batch,
     parse_shape,
 )
-from compression.models.errors import ModelsError
 from compression.models.export import RECIPES
 from compression.planning import plan_text, plan_training
-from compression.records import RecordError
 from compression.size_report import SizeReport, size_report
-from compression.spec import Loss, Optimizer, SpecError
+from compression.spec import Loss, Optimizer
 from compression.text_table import bytes_text, text_table
 from compression.tune_commands import tune_model, tuned_text
 
-EXAMPLES = """examples:
-  bramble-compress trainable broker_server.models.images:small_cnn --input 64x64x1 \\
-      --classes no,yes --out bundle/
-  bramble-compress trainable broker_server.models.images:small_cnn --input 64x64x1 \\
-      --classes no,yes --plan
-  bramble-compress export broker_server.models.images:small_cnn --input 64x64x1 --classes no,yes \\
-      --weights bundle/weights.npz --recipe int8 --calibration images.npy --out model.tflite
-  bramble-compress size float32.tflite model.tflite
-"""
+EXAMPLES = (
+    "bramble-compress trainable broker_server.models.images:small_cnn --input 64x64x1 \\\n"
+    "      --classes no,yes --out bundle/",
+    "bramble-compress trainable broker_server.models.images:small_cnn --input 64x64x1 \\\n"
+    "      --classes no,yes --plan",
+    "bramble-compress export broker_server.models.images:small_cnn --input 64x64x1 --classes no,yes \\\n"
+    "      --weights bundle/weights.npz --recipe int8 --calibration images.npy --out model.tflite",
+    "bramble-compress size float32.tflite model.tflite",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 done, 1 refused or failed (one line says why), 2 wrong usage, 130 interrupted."""
-    arguments = _parser().parse_args(argv)
-    command: Callable[[argparse.Namespace], int] = arguments.command
-    try:
-        return command(arguments)
-    except (CommandError, ModelsError, RecordError, SpecError, OSError) as exc:
-        print(f"error: {' '.join(str(exc).split())}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bramble-compress",
-        description="Make models that train on a Pi, and small files that run there.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    """Run one command; the exit status as `run_program` gives it."""
+    parser, commands = program(
+        "bramble-compress", "Make models that train on a Pi, and small files that run there.", EXAMPLES
     )
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_trainable(commands)
     _add_tune(commands)
     _add_export(commands)
     _add_size(commands)
-    return parser
+    return run_program(parser, argv)
 
 
-def _add_trainable(commands: Any) -> None:
-    parser = _command(
+def _add_trainable(commands: Commands) -> None:
+    parser = command(
         commands,
         "trainable",
         _trainable,
         "compile a Keras model into a bundle that trains in a TFLite runtime, builtin ops only",
-        "example: bramble-compress trainable mymodels:lung_net --input 64x64x1 --classes normal,pneumonia "
+        "bramble-compress trainable mymodels:lung_net --input 64x64x1 --classes normal,pneumonia "
         "--out bundle/",
     )
     _add_model(parser, "module:function, called with (input shape, number of classes)")
@@ -109,13 +91,13 @@ def _add_trainable(commands: Any) -> None:
     )
 
 
-def _add_tune(commands: Any) -> None:
-    parser = _command(
+def _add_tune(commands: Commands) -> None:
+    parser = command(
         commands,
         "tune",
         _tune,
         "time a model's convolutions in each lowering, with the runtime of this machine or another Python's",
-        "example: bramble-compress tune broker_server.models.images:residual_cnn --input 64x64x1 "
+        "bramble-compress tune broker_server.models.images:residual_cnn --input 64x64x1 "
         "--classes no,yes --out table.json",
     )
     _add_model(parser, "module:function, called with (input shape, number of classes)")
@@ -130,13 +112,13 @@ def _add_tune(commands: Any) -> None:
     )
 
 
-def _add_export(commands: Any) -> None:
-    parser = _command(
+def _add_export(commands: Commands) -> None:
+    parser = command(
         commands,
         "export",
         _export,
         "convert a Keras model into a TFLite file for inference, and say what it became",
-        "example: bramble-compress export model.keras --classes normal,pneumonia --recipe int8 "
+        "bramble-compress export model.keras --classes normal,pneumonia --recipe int8 "
         "--calibration images.npy --out model.tflite",
     )
     _add_model(parser, "module:function, or a .keras or .h5 file", input_required=False)
@@ -153,13 +135,13 @@ def _add_export(commands: Any) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the TFLite file")
 
 
-def _add_size(commands: Any) -> None:
-    parser = _command(
+def _add_size(commands: Commands) -> None:
+    parser = command(
         commands,
         "size",
         _size,
         "where the bytes of TFLite files are: by layer, zipped, against float32",
-        "example: bramble-compress size float32.tflite int8.tflite --json",
+        "bramble-compress size float32.tflite int8.tflite --json",
     )
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="TFLite files")
 
@@ -176,21 +158,6 @@ def _add_model(parser: argparse.ArgumentParser, what: str, *, input_required: bo
     parser.add_argument(
         "--classes", type=parse_classes, required=True, metavar="A,B", help="names, the positive one second"
     )
-
-
-def _command(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], int], summary: str, epilog: str
-) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=summary,
-        description=summary,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(command=run)
-    return parser
 
 
 def _trainable(arguments: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from compression.errors import BrambleError
 from compression.models.export import Recipe, export_model
 from compression.records import dumps
 from compression.references import SAVED_SUFFIXES, load_reference, load_saved
@@ -21,7 +22,7 @@ from compression.tf import quiet, tensorflow
 MAX_EXTENT = 4096
 
 
-class CommandError(ValueError):
+class CommandError(BrambleError, ValueError):
     """The options do not fit each other or the files."""
 
 

@@ -37,12 +37,14 @@ from typing import (
     get_type_hints,
 )
 
+from compression.errors import BrambleError
+
 Json = Any  # what json.loads returns: None, bool, int, float, str, list, dict
 R = TypeVar("R", bound="Record")
 SHOWN_CHARACTERS = 80  # of a foreign value in an error message: logs stay readable
 
 
-class RecordError(ValueError):
+class RecordError(BrambleError, ValueError):
     """A value does not fit its record; the message names the field, the value and the rule."""
 
 

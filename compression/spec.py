@@ -28,6 +28,7 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
+from compression.errors import BrambleError
 from compression.records import Between, Length, Matches, Record, RecordError, dumps, loads
 
 Weights = Mapping[str, npt.NDArray[np.float32]]  # by tensor name, in the order of ModelSpec.tensors
@@ -45,7 +46,7 @@ _MAGIC = b"BRTB"
 _VERSION = 1
 
 
-class SpecError(ValueError):
+class SpecError(BrambleError, ValueError):
     """A bundle or a set of weights does not fit its spec."""
 
 

@@ -9,102 +9,74 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from compression.records import RecordError, to_plain
+from compression.command_line import Commands, command, program, run_program
+from compression.records import to_plain
 from edge_client.config import EXAMPLE, ConfigError, EdgeConfig, load_config
-from edge_client.data import DataError, DataSource, summarise
+from edge_client.data import DataSource, summarise
 from edge_client.inference.predict import Prediction, predict_files
-from edge_client.inference.predictor import PredictionError
-from edge_client.inference.slots import ModelSlots, SlotError
-from edge_client.runtime import RuntimeMissingError
-from edge_client.session.address import AddressError
-from edge_client.state import StateError
-
-EXPECTED = (
-    AddressError,
-    ConfigError,
-    DataError,
-    PredictionError,
-    RecordError,
-    RuntimeMissingError,
-    SlotError,
-    StateError,
-    OSError,
-)
+from edge_client.inference.slots import ModelSlots
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status."""
-    arguments = _parser().parse_args(argv)
-    try:
-        command: Callable[[argparse.Namespace], int] = arguments.command
-        return command(arguments)
-    except EXPECTED as exc:
-        print(f"error: {exc}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bramble-edge",
-        description="Take part in a Bramble fleet: train on this device's own data, run the fleet's model.",
-        epilog="example: bramble-edge run --config /etc/bramble/edge.toml",
+    """Run one command; the exit status as `run_program` gives it."""
+    parser, commands = program(
+        "bramble-edge",
+        "Take part in a Bramble fleet: train on this device's own data, run the fleet's model.",
+        ["bramble-edge run --config /etc/bramble/edge.toml"],
     )
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    run = _command(
+    _add_run(commands)
+    _add_check(commands)
+    _add_predict(commands)
+    return run_program(parser, argv)
+
+
+def _add_run(commands: Commands) -> None:
+    parser = command(
         commands,
         "run",
         _run,
         "take part in the fleet until stopped (SIGTERM or Ctrl-C)",
-        f"a settings file:\n\n{EXAMPLE}\nexample: bramble-edge run --config edge.toml",
+        "bramble-edge run --config edge.toml",
+        json=None,
     )
-    run.add_argument("-v", "--verbose", action="store_true", help="also say what happens in detail")
-    check = _command(
+    parser.epilog = f"a settings file:\n\n{EXAMPLE}\n{parser.epilog}"
+    add_config(parser)
+    parser.add_argument("-v", "--verbose", action="store_true", help="also say what happens in detail")
+
+
+def _add_check(commands: Commands) -> None:
+    parser = command(
         commands,
         "check",
         _check,
         "read the settings and the data, and say what the server would be told; connects to nothing",
-        "example: bramble-edge check --config edge.toml --json",
+        "bramble-edge check --config edge.toml --json",
     )
-    check.add_argument("--json", action="store_true", help="print JSON")
-    predict = _command(
+    add_config(parser)
+
+
+def _add_predict(commands: Commands) -> None:
+    parser = command(
         commands,
         "predict",
         _predict,
         "answer for pictures or table rows with the released model; not for clinical use",
-        "example: bramble-edge predict --config edge.toml scan.png more-scans/",
+        "bramble-edge predict --config edge.toml scan.png more-scans/",
+        json="print one JSON object a line",
     )
-    predict.add_argument(
-        "paths", type=Path, nargs="+", metavar="FILE|DIR", help="pictures, tables or folders"
-    )
-    predict.add_argument("--json", action="store_true", help="print one JSON object a line")
-    return parser
+    add_config(parser)
+    parser.add_argument("paths", type=Path, nargs="+", metavar="FILE|DIR", help="pictures, tables or folders")
 
 
-def _command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
-    name: str,
-    function: Callable[[argparse.Namespace], int],
-    summary: str,
-    epilog: str,
-) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        name,
-        help=summary,
-        description=summary,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """The settings file, the same option everywhere."""
     parser.add_argument(
         "--config", type=Path, default=Path("edge.toml"), help="settings file (default: %(default)s)"
     )
-    parser.set_defaults(command=function)
-    return parser
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, TypeVar
 
+from compression.errors import BrambleError
 from compression.records import Between, Length, Matches, Record, RecordError, from_plain
 from edge_client.session.address import BrokerAddress
 from edge_client.wire.topics import DeviceName, FleetName
@@ -32,7 +33,7 @@ validation_fraction = 0.2
 """
 
 
-class ConfigError(ValueError):
+class ConfigError(BrambleError, ValueError):
     """The settings file is missing or says something that cannot be."""
 
 

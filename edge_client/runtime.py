@@ -16,13 +16,15 @@ from importlib.metadata import version
 from types import ModuleType
 from typing import Any
 
+from compression.errors import BrambleError
+
 RUNTIMES = {  # distribution: module that holds Interpreter; in order of preference
     "ai-edge-litert": "ai_edge_litert.interpreter",
     "tflite-runtime": "tflite_runtime.interpreter",
 }
 
 
-class RuntimeMissingError(ImportError):
+class RuntimeMissingError(BrambleError, ImportError):
     """No TFLite runtime can be imported, or not the one that was asked for."""
 
 

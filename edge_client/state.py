@@ -24,6 +24,7 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from compression.errors import BrambleError
 from compression.records import Record, RecordError, dumps, loads
 from compression.spec import ModelSpec, SpecError, Weights, pack_weights, unpack_weights, weights_digest
 from edge_client.files import remove_left_overs, sync_directory, write_atomically
@@ -194,5 +195,5 @@ class DeviceState:
             raise StateError(f"{path} is damaged ({exc}); remove it to start afresh") from exc
 
 
-class StateError(RuntimeError):
+class StateError(BrambleError, RuntimeError):
     """The state directory cannot be used."""

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from compression.errors import BrambleError
 from compression.records import dumps
 from compression.spec import ModelSpec, SpecError, TrainableBundle, Weights, check_weights, weights_digest
 from compression.updates import PROFILES, CodecError, decode_update, unpack_model, with_feedback
@@ -41,7 +42,7 @@ Cancelled = Callable[[], bool]
 T = TypeVar("T")
 
 
-class TaskError(RuntimeError):
+class TaskError(BrambleError, RuntimeError):
     """The task cannot be carried out; the message goes to the server as the reason."""
 
 

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import ClassVar, Literal, Self
 
+from compression.errors import BrambleError
 from edge_client.session.address import BrokerAddress
 
 Kind = Literal["embedded", "mosquitto", "external"]
@@ -15,7 +16,7 @@ Kind = Literal["embedded", "mosquitto", "external"]
 MAX_PACKET_BYTES = 1_048_576
 
 
-class BrokerError(Exception):
+class BrokerError(BrambleError):
     """The broker cannot be started, reached or used; the message says what to do about it."""
 
 

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from compression.errors import BrambleError
+
 Build = Callable[[Sequence[int], int], Any]  # (input shape, number of classes) -> tf_keras.Model
 
 
-class ModelError(ValueError):
+class ModelError(BrambleError, ValueError):
     """No such model, or one that does not fit the data."""
 
 

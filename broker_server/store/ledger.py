@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypeVar
 
+from compression.errors import BrambleError
 from compression.records import Record, dumps, loads
 from edge_client.wire.messages import Hello, Release, ReleaseReport, Result, Task
 
@@ -44,7 +45,7 @@ MAX_RECORD_BYTES = 64 << 20
 R = TypeVar("R", bound=Record)
 
 
-class LedgerError(RuntimeError):
+class LedgerError(BrambleError, RuntimeError):
     """The ledger cannot be opened."""
 
 

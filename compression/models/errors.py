@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from compression.errors import BrambleError
 
-class ModelsError(ValueError):
+
+class ModelsError(BrambleError, ValueError):
     """A model cannot be read, exported or compressed; the message names what was met and the remedy."""
 
 

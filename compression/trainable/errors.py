@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from compression.errors import BrambleError
 
-class TrainableError(ValueError):
+
+class TrainableError(BrambleError, ValueError):
     """A model cannot be compiled for training; the message names the layer and what to use instead."""

@@ -1,5 +1,7 @@
 """The one error of the update codec."""
 
+from compression.errors import BrambleError
 
-class CodecError(ValueError):
+
+class CodecError(BrambleError, ValueError):
     """An update cannot be coded, or bytes are not what the codec writes."""

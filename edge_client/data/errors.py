@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from compression.errors import BrambleError
 
-class DataError(ValueError):
+
+class DataError(BrambleError, ValueError):
     """The data cannot be used; the message is one line that names the file and the remedy."""

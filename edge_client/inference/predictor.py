@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from compression.errors import BrambleError
 from compression.spec import ModelSpec
 from edge_client.runtime import make_interpreter
 
 FloatArray = npt.NDArray[np.float32]
 
 
-class PredictionError(RuntimeError):
+class PredictionError(BrambleError, RuntimeError):
     """The file is not a model that this device can run for this spec."""
 
 

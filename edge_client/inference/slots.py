@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from compression.errors import BrambleError
 from compression.records import Length, Matches, Record, RecordError, dumps, loads
 from compression.spec import MAX_SPEC_BYTES, ModelSpec
 from edge_client.files import sync_directory, write_atomically
@@ -39,7 +40,7 @@ READ_ATTEMPTS = 3  # a reader without the lock may meet a switch, but not three 
 Slot = Annotated[str, Matches(r"[0-9]{1,16}-[0-9a-f]{12}")]  # name of a folder
 
 
-class SlotError(RuntimeError):
+class SlotError(BrambleError, RuntimeError):
     """There is no such model, or it is damaged."""
 
 

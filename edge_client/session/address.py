@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from compression.errors import BrambleError
 from compression.records import Between, Length, Record, RecordError
 
 Protocol = Literal["auto", "5", "3.1.1"]
@@ -18,7 +19,7 @@ FilePath = Annotated[str, Length(1, 4096)]
 MAX_PASSWORD_BYTES = 4096  # a password file that is longer is some other file
 
 
-class AddressError(ValueError):
+class AddressError(BrambleError, ValueError):
     """A file that the address names is missing, unreadable or not what it should be."""
 
 

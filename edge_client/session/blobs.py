@@ -12,11 +12,12 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from compression.errors import BrambleError
 from edge_client.files import write_atomically
 from edge_client.wire.blobs import BlobRef, sha256
 
 
-class BlobError(ValueError):
+class BlobError(BrambleError, ValueError):
     """A chunk does not belong to the blob it claims, or a blob is not here whole: it can be fetched again."""
 
 

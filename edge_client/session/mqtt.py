@@ -33,6 +33,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from compression.errors import BrambleError
 from edge_client.session.address import BrokerAddress, read_password, tls_context
 from edge_client.session.inbox import ConnectionChange, Inbox, Incoming
 
@@ -49,7 +50,7 @@ ROOM_CHECK_S = 0.2  # while a full inbox is being read
 WINDOW = 4  # publishes on their way to the broker at a time when many are sent
 
 
-class SessionError(RuntimeError):
+class SessionError(BrambleError, RuntimeError):
     """The broker cannot be reached, refused, or did not acknowledge in time."""
 
 

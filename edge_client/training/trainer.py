@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from compression.errors import BrambleError
 from compression.spec import ModelSpec, Weights
 from edge_client.wire.evaluation import EvaluationSums
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.float32]
 
 
-class TrainingError(RuntimeError):
+class TrainingError(BrambleError, RuntimeError):
     """Training cannot go on; the message says what was met."""
 
 

@@ -1,5 +1,7 @@
 """The one error that reading from the network raises."""
 
+from compression.errors import BrambleError
 
-class WireError(ValueError):
+
+class WireError(BrambleError, ValueError):
     """Bytes, a topic or a signature from the network are not what the protocol allows."""

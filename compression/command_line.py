@@ -1,0 +1,125 @@
+"""What the five programs have in common: subcommands with examples, exit statuses, errors as one line."""
+
+from __future__ import annotations
+
+import argparse
+import sqlite3
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from compression.errors import BrambleError
+
+Run: TypeAlias = Callable[[argparse.Namespace], int]
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def program(name: str, description: str, examples: Sequence[str]) -> tuple[argparse.ArgumentParser, Commands]:
+    """A program's parser, and where its subcommands are added."""
+    parser = argparse.ArgumentParser(
+        prog=name,
+        description=description,
+        epilog=_examples(examples),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return parser, parser.add_subparsers(metavar="COMMAND", required=True)
+
+
+def group(commands: Commands, name: str, summary: str, *examples: str) -> Commands:
+    """A subcommand with subcommands of its own, as ``bramble-provision ca``."""
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary,
+        epilog=_examples(examples),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return parser.add_subparsers(metavar="COMMAND", required=True)
+
+
+def command(
+    commands: Commands, name: str, run: Run, summary: str, *examples: str, json: str | None = "print JSON"
+) -> argparse.ArgumentParser:
+    """A subcommand that ends its help with an example; `json` is its ``--json``'s help, None for none."""
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary,
+        epilog=_examples(examples),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    if json is not None:
+        parser.add_argument("--json", action="store_true", help=json)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run_program(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
+    """Run one command: 0 done, 1 refused or failed (one line says why), 2 wrong usage, 130 interrupted."""
+    arguments = parser.parse_args(argv)
+    run: Run = arguments.run
+    try:
+        return run(arguments)
+    except (BrambleError, OSError, sqlite3.Error) as exc:
+        print(f"error: {' '.join(str(exc).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _examples(examples: Sequence[str]) -> str:
+    if len(examples) == 1 and "\n" not in examples[0]:
+        return f"example: {examples[0]}"
+    return "\n".join(["examples:", *(f"  {example}" for example in examples)])
+
+
+# ---- types of arguments ----
+
+
+def count(text: str) -> int:
+    """From 1 to a billion."""
+    if not text.isdecimal() or not 1 <= int(text) <= 1_000_000_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 1000000000")
+    return int(text)
+
+
+def counts(text: str) -> tuple[int, ...]:
+    """With commas between."""
+    return tuple(count(part) for part in text.split(","))
+
+
+def names(text: str) -> tuple[str, ...]:
+    """With commas between."""
+    return tuple(part.strip() for part in text.split(","))
+
+
+def seconds(text: str) -> float:
+    """Up to a day."""
+    return number(text, 0, 86_400, "a number of seconds up to a day")
+
+
+def fraction(text: str) -> float:
+    """From 0 to 1."""
+    return number(text, 0, 1, "a number from 0 to 1")
+
+
+def rate(text: str) -> float:
+    """A learning rate, as the server's settings take it."""
+    return number(text, 1e-9, 100, "a learning rate from 1e-9 to 100")
+
+
+def percent(text: str) -> float:
+    """As a fraction."""
+    return number(text.rstrip("%"), 0.01, 50, "a percentage from 0.01 to 50") / 100
+
+
+def number(text: str, low: float, high: float, what: str) -> float:
+    """Between two bounds, both allowed; `what` says so in the error."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = low - 1
+    if not low <= value <= high:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+    return value
