@@ -46,6 +46,7 @@ class CodecResult:
         bytes_up_to_target: of one client.
         bytes_down_to_target: of one client.
         curve: mean accuracy after each round.
+        accuracies: after the last round, by seed.
         counted: what the bytes are.
         problems: of runs that ended early, by seed.
     """
@@ -66,6 +67,7 @@ class CodecResult:
     bytes_up_to_target: float | None
     bytes_down_to_target: float | None
     curve: tuple[float, ...]
+    accuracies: tuple[float, ...]
     parameters: int
     clients: int
     rounds: int
@@ -165,6 +167,7 @@ def summarise(
         bytes_up_to_target=_mean([sent for _, sent, _ in prices]),
         bytes_down_to_target=_mean([got for _, _, got in prices]),
         curve=tuple(np.mean([run.accuracies for run in whole], axis=0).tolist()) if whole else (),
+        accuracies=tuple(last),
         parameters=parameters,
         clients=clients,
         rounds=rounds,

@@ -39,7 +39,7 @@ def draw_accuracy(results: Sequence[CodecResult], file: Path) -> None:
         ylabel="accuracy on held-out examples, mean of the seeds",
     )
     if drawn:
-        curves.legend(frameon=False)
+        figure.legend(loc="outside right upper", frameon=False)
     _draw_prices(prices, drawn, results[0].target)
     figure.savefig(file)
 
@@ -48,14 +48,15 @@ def _draw_prices(axes: Any, drawn: Sequence[CodecResult], target: float) -> None
     for number, result in enumerate(drawn):
         up, down = result.bytes_up_to_target, result.bytes_down_to_target
         if up is None or down is None:
-            axes.text(1, number, " not reached", va="center", color="grey")
+            reached = f"reached by {result.seeds_at_target} of {result.seeds} seeds"
+            axes.text(0.02, number, reached, va="center", color="grey", transform=axes.get_yaxis_transform())
         else:
             axes.barh(number, (up + down) / 1e3, color=f"C{number}")
             axes.text((up + down) / 1e3, number, f" {(up + down) / 1e3:,.0f} kB", va="center")
     axes.set_yticks(range(len(drawn)), [result.codec for result in drawn])
     axes.set(xscale="log", xlabel=f"payload of one client to accuracy {target:g}, kB")
     axes.margins(x=0.4)
-    axes.invert_yaxis()
+    axes.set_ylim(max(len(drawn), 1) - 0.5, -0.5)  # the first on top
 
 
 def _figure() -> Any:
@@ -63,4 +64,4 @@ def _figure() -> Any:
         from matplotlib.figure import Figure  # noqa: PLC0415 - a device does not have it
     except ImportError as exc:
         raise BenchmarkError(f"a plot needs matplotlib, pip install 'bramble[server]': {exc}") from exc
-    return Figure(figsize=(11, 4.5), layout="constrained", dpi=130)
+    return Figure(figsize=(12, 4.5), layout="constrained", dpi=130)

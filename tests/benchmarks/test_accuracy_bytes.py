@@ -119,7 +119,7 @@ def result_of(*courses: Course, target: float = 0.8, codec: str = "small") -> Co
 
 def test_means_over_the_seeds() -> None:
     result = result_of(GOOD, BETTER)
-    assert result.accuracy_mean == pytest.approx(0.95)
+    assert result.accuracy_mean == pytest.approx(0.95) and result.accuracies == (0.9, 1.0)
     assert result.accuracy_std == pytest.approx(0.1 / math.sqrt(2))
     assert result.accuracy_last_rounds == pytest.approx((2.3 / 3 + 0.9) / 2)
     assert (result.bytes_up, result.bytes_down) == (60, 7.5)
