@@ -26,6 +26,7 @@ EDGE = [
 SERVER = [
     *EDGE,
     "amqtt==0.12.1",  # the behaviour relied on was measured on this version: docs/adr/0003
+    "isal>=1.7",
     "matplotlib>=3.8",
     "rich>=13",
     "scikit-learn>=1.4",
@@ -33,6 +34,7 @@ SERVER = [
     "tensorflow-model-optimization>=0.8,<0.9",
     "tomli-w>=1",
     "tf-keras>=2.19,<2.22",
+    "zstandard>=0.23",
 ]
 
 DEV = [
