@@ -25,6 +25,7 @@ EDGE = [
 
 SERVER = [
     *EDGE,
+    "aiohttp>=3.10",  # the enrolment service
     "amqtt==0.12.1",  # the behaviour relied on was measured on this version: docs/adr/0003
     "isal>=1.7",
     "matplotlib>=3.8",

@@ -27,6 +27,10 @@ ca_file = "ca.crt"
 certificate_file = "device.crt"
 key_file = "device.key"
 
+[enrolment]                 # optional: the device gets its certificate by itself, and renews it
+port = 8884                 # host = "..." where it is not the broker's
+token_file = "token"        # one line; removed once the certificate is stored
+
 [data]
 source = "folder:/srv/images"  # or csv:FILE, npz:FILE, table:FILE
 validation_fraction = 0.2
@@ -35,6 +39,16 @@ validation_fraction = 0.2
 
 class ConfigError(BrambleError, ValueError):
     """The settings file is missing or says something that cannot be."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolmentConfig(Record):
+    """Where a device gets and renews its certificate. Key, certificate and authority are those of `broker`."""
+
+    port: Annotated[int, Between(1, 65535)] = 8884
+    host: Annotated[str, Length(1, 253)] | None = None  # None: the broker's
+    token_file: Annotated[str, Length(1, 4096)] | None = None  # None: only renewals
+    status_file: Annotated[str, Length(1, 4096)] | None = None  # None: on the boot partition, if there is one
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +72,7 @@ class EdgeConfig(Record):
     broker: BrokerAddress
     data: DataConfig
     threads: Annotated[int, Between(1, 64)] = 1
+    enrolment: EnrolmentConfig | None = None
 
 
 def load_config(path: Path) -> EdgeConfig:
@@ -98,8 +113,14 @@ def _absolute(path: str | None, folder: Path) -> str | None:
 
 def _anchored(config: EdgeConfig, folder: Path) -> EdgeConfig:
     kind, _, where = config.data.source.partition(":")
+    enrolment = config.enrolment and replace(
+        config.enrolment,
+        token_file=_absolute(config.enrolment.token_file, folder),
+        status_file=_absolute(config.enrolment.status_file, folder),
+    )
     return replace(
         config,
+        enrolment=enrolment,
         state=str(folder / config.state),
         broker=anchored_address(config.broker, folder),
         data=replace(config.data, source=f"{kind}:{folder / where}"),
