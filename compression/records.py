@@ -92,7 +92,8 @@ class Record:
     """
 
     __slots__ = ()
-    TAG: ClassVar[str] = ""  # set where a field may hold one of several records: JSON key "type"
+    TAG: ClassVar[str] = ""  # set where a field may hold one of several records ...
+    TAG_KEY: ClassVar[str] = "type"  # ... and the JSON key under which it stands
 
     def __post_init__(self) -> None:
         for name, kind in _hints(type(self)).items():
@@ -102,7 +103,7 @@ class Record:
 def to_plain(value: Any) -> Json:
     """The record as dicts, lists and scalars, ready for JSON."""
     if isinstance(value, Record):
-        tag = {"type": value.TAG} if value.TAG else {}
+        tag = {value.TAG_KEY: value.TAG} if value.TAG else {}
         return tag | {name: to_plain(getattr(value, name)) for name in _hints(type(value))}
     if isinstance(value, tuple):
         return [to_plain(item) for item in value]
@@ -121,8 +122,8 @@ def from_plain(cls: type[R], plain: Json, where: str = "") -> R:
     if not isinstance(plain, dict):
         raise RecordError(f"{where}: expected a table, got {_shown(plain)}")
     given = dict(plain)
-    if cls.TAG and given.pop("type", None) != cls.TAG:
-        raise RecordError(f"{where}: expected type {cls.TAG!r}, got {_shown(plain.get('type'))}")
+    if cls.TAG and (tag := given.pop(cls.TAG_KEY, None)) != cls.TAG:
+        raise RecordError(f"{where}: expected {cls.TAG_KEY} {cls.TAG!r}, got {_shown(tag)}")
     hints = _hints(cls)
     if unknown := sorted(key for key in given if key not in hints):
         raise RecordError(f"{where}: unknown key {_shown(unknown[0])}; known are {', '.join(hints)}")
@@ -211,11 +212,13 @@ def _chosen(options: tuple[Any, ...], plain: Json, where: str) -> Any:
     candidates = [option for option in options if option is not type(None)]
     if len(candidates) == 1:
         return candidates[0]
-    tag = plain.get("type") if isinstance(plain, dict) else None
+    key = next((option.TAG_KEY for option in candidates if hasattr(option, "TAG_KEY")), "type")
+    tag = plain.get(key) if isinstance(plain, dict) else None
     for option in candidates:
         if isinstance(option, type) and issubclass(option, Record) and tag == option.TAG:
             return option
-    raise RecordError(f"{where}: unknown type {_shown(tag)}")
+    known = ", ".join(getattr(option, "TAG", "") for option in candidates)
+    raise RecordError(f"{where}: unknown {key} {_shown(tag)}; known are {known}")
 
 
 def _check(kind: Any, value: Any, where: str) -> None:  # noqa: PLR0912 - one branch a kind reads best

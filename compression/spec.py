@@ -21,8 +21,8 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -159,6 +159,17 @@ class ModelSpec(Record):
     def digest(self) -> str:
         """SHA-256 of the canonical spec, hexadecimal."""
         return hashlib.sha256(dumps(self)).hexdigest()
+
+    @property
+    def trainable(self) -> ModelSpec:
+        """The same with the tensors alone that gradients move."""
+        return replace(self, tensors=tuple(t for t in self.tensors if t.role == "trainable"))
+
+    def without(self, names: Collection[str]) -> ModelSpec:
+        """The same with some tensors left out; raise `RecordError` for unknown ones, or if none is left."""
+        if unknown := sorted(set(names) - {tensor.name for tensor in self.tensors}):
+            raise RecordError(f"ModelSpec {self.name}: there is no tensor {unknown[0]!r}")
+        return replace(self, tensors=tuple(t for t in self.tensors if t.name not in names))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,33 +8,39 @@ this is their Algorithm 1.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
 
-import numpy as np
-import numpy.typing as npt
-
+from broker_server.strategies.base import ClientUpdate, Fleet, State, Strategy
+from broker_server.strategies.sums import Floats, Sums
 from compression.spec import Weights
 
 
-def weighted_mean(updates: Iterable[tuple[Weights, int]]) -> dict[str, npt.NDArray[np.float32]]:
-    """Mean of (delta, example count) pairs, one in memory at a time.
-
-    The sums are float64 and taken in the order given: the same updates in the same order give the
-    same bits.
+def weighted_mean(updates: Iterable[tuple[Weights, float]]) -> dict[str, Floats]:
+    """Mean of (delta, weight) pairs, one in memory at a time.
 
     Raises:
-        ValueError: no update, or one with less than one example.
+        ValueError: no update, or one without weight.
     """
-    sums: dict[str, npt.NDArray[np.float64]] = {}
-    total = 0
-    for delta, examples in updates:
-        if examples < 1:
-            raise ValueError(f"an update of {examples} examples has no weight")
-        total += examples
-        for name, array in delta.items():
-            if name in sums:
-                sums[name] += np.multiply(array, examples, dtype=np.float64)
-            else:
-                sums[name] = np.multiply(array, examples, dtype=np.float64)
-    if not total:
-        raise ValueError("there is no update to average")
-    return {name: (array / total).astype(np.float32) for name, array in sums.items()}
+    sums = Sums()
+    for delta, weight in updates:
+        sums.add(delta, weight)
+    return sums.mean()
+
+
+def mean_delta(updates: Iterable[ClientUpdate]) -> dict[str, Floats]:
+    """The updates' mean by their weight: what most strategies begin with."""
+    return weighted_mean((update.delta, update.weight) for update in updates)
+
+
+@dataclass(frozen=True, slots=True)
+class FedAvg(Strategy):
+    """The mean, and nothing else."""
+
+    TAG: ClassVar[str] = "fedavg"
+    PAPER: ClassVar[str] = "McMahan et al., 2017"
+
+    def aggregate(self, state: State, updates: Iterable[ClientUpdate], fleet: Fleet) -> tuple[State, Weights]:
+        """The mean; no state."""
+        del fleet
+        return state, mean_delta(updates)
