@@ -29,6 +29,7 @@ SERVER = [
     "amqtt==0.12.1",  # the behaviour relied on was measured on this version: docs/adr/0003
     "isal>=1.7",
     "matplotlib>=3.8",
+    "packaging>=23",
     "rich>=13",
     "scikit-learn>=1.4",
     "tensorflow>=2.19,<2.22",
