@@ -28,7 +28,9 @@ SERVER = [
     "aiohttp>=3.10",  # the enrolment service
     "amqtt==0.12.1",  # the behaviour relied on was measured on this version: docs/adr/0003
     "isal>=1.7",
+    "jsonschema>=4.18",
     "matplotlib>=3.8",
+    "PyYAML>=6",
     "packaging>=23",
     "rich>=13",
     "scikit-learn>=1.4",
@@ -46,7 +48,9 @@ DEV = [
     "pytest>=8",
     "pytest-timeout>=2.3",
     "ruff>=0.6",
+    "types-jsonschema",
     "types-psutil",
+    "types-PyYAML",
 ]
 
 PACKAGES = ["benchmarks", "broker_server", "compression", "edge_client", "provisioning"]
@@ -60,7 +64,8 @@ setup(
     license="MIT",
     python_requires=">=3.11,<3.14",  # from 3.14 the standard library has a package named compression
     packages=find_packages(include=[pattern for name in PACKAGES for pattern in (name, f"{name}.*")]),
-    package_data={name: ["py.typed"] for name in PACKAGES},
+    package_data={name: ["py.typed"] for name in PACKAGES}
+    | {"provisioning.customise": ["firstrun.sh", "schemas/*"]},
     install_requires=["numpy>=1.24"],
     extras_require={"edge": EDGE, "server": SERVER, "dev": DEV},
     entry_points={

@@ -139,8 +139,9 @@ class Card(Record):
     ssh_keys: tuple[SshKey, ...] = ()
     password_hash: Secret | None = None  # crypt(3), as `openssl passwd -6`; None: no login by password
     wifi: Wifi | None = None  # None: by cable
-    locale: Annotated[str, Matches(r"[a-z]{2,3}_[A-Z]{2}(\.UTF-8)?|C\.UTF-8")] = "en_GB.UTF-8"
-    keymap: Annotated[str, Matches(r"[a-z]{2,12}")] = "gb"
+    # None: as the image has it.
+    locale: Annotated[str, Matches(r"[a-z]{2,3}_[A-Z]{2}(\.UTF-8)?|C\.UTF-8")] | None = None
+    keymap: Annotated[str, Matches(r"[a-z]{2,12}")] | None = None
     timezone: Annotated[str, Matches(r"[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}")] = "Etc/UTC"
     watchdog: bool = True  # the board resets itself when the system hangs
     card_sparing: bool = True  # volatile journal, noatime, no swap on the card, /tmp in memory
