@@ -22,13 +22,15 @@ from pathlib import Path
 from edge_client import health
 from edge_client.config import EdgeConfig
 from edge_client.data import DataSource, summarise
-from edge_client.releases import Installer
+from edge_client.inference.aftercare import Aftercare
+from edge_client.releases import FOLDER, Installer
 from edge_client.runtime import runtime_name, runtime_version
 from edge_client.session.blobs import BlobError, BlobStore
 from edge_client.session.downloads import Downloads
 from edge_client.session.mqtt import ConnectionChange, Incoming, LastWill, Session, SessionError
 from edge_client.state import DeviceState
-from edge_client.wire.blobs import split
+from edge_client.versions import wanted_blobs
+from edge_client.wire.blobs import BlobRef, split
 from edge_client.wire.errors import WireError
 from edge_client.wire.frame import Envelope, decode, encode
 from edge_client.wire.messages import (
@@ -45,7 +47,7 @@ from edge_client.wire.messages import (
 )
 from edge_client.wire.signing import Verifier
 from edge_client.wire.topics import CHUNK, MESSAGE, RELEASE, STATUS, TASK, Topics
-from edge_client.work import Outcome, TaskCancelledError, Workshop, wanted_blobs
+from edge_client.work import Outcome, TaskCancelledError, Workshop
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +72,12 @@ class Agent:
         self._downloads = Downloads(self._blobs, self._rng)
         self._workshop = Workshop(config, self._state, self._blobs)
         self._installer = Installer(self._state, self._blobs, self._workshop)
+        self._aftercare = Aftercare(
+            self._state.directory / FOLDER,
+            self._workshop.load_data,
+            time.monotonic(),
+            threads=config.threads,
+        )
         self._source = DataSource.parse(config.data.source, label_column=config.data.label_column)
         self._summary = summarise(
             self._source, validation_fraction=config.data.validation_fraction, seed=config.data.seed
@@ -85,8 +93,10 @@ class Agent:
             ),
         )
         self._task: Task | None = None
+        self._replaced = False  # the task at work, by one that does not wait for it
         self._release: Release | None = None
         self._release_frame = b""  # as it was signed
+        self._replayed: set[int] = set()  # orders of old releases that were reported
         self._offer_at = 0.0
         self._offer_retry_s = OFFER_RETRY_S
         self._give_up_at: float | None = None
@@ -113,6 +123,7 @@ class Agent:
             with self._troubles("working"):
                 self._request_chunks()
                 self._advance()
+                self._say_how_the_model_does()
                 self._rest_s = FIRST_REST_S
 
     def _handle(self, item: Incoming | ConnectionChange) -> None:
@@ -146,6 +157,8 @@ class Agent:
             due.append(request)
         if self._state.pending:
             due.append(self._offer_at)
+        if (look := self._aftercare.next_due()) is not None:
+            due.append(look)
         return min(max(0.0, min(due) - now, self._rest_until - now), LONGEST_SLEEP_S)
 
     def _on_connection(self, change: ConnectionChange) -> None:
@@ -167,7 +180,7 @@ class Agent:
         message = decode(incoming.payload, topic=incoming.topic, verifier=self._verifier).message
         if channel == TASK and isinstance(message, Task):
             self._on_task(message)
-        elif channel == RELEASE and isinstance(message, Release):
+        elif channel in (RELEASE, MESSAGE) and isinstance(message, Release):
             self._on_release(message, incoming.payload)
         elif channel == MESSAGE and isinstance(message, Grant):
             self._on_grant(message)
@@ -193,6 +206,7 @@ class Agent:
         if task.number <= known:
             return  # retained, or replayed
         self._task = task if self._config.name in task.cohort else None
+        self._replaced = self._replaced or not task.patient
         self._downloads.forget_all()
         if self._task is None:
             return
@@ -202,12 +216,15 @@ class Agent:
 
     def _want(self, work: Task | Release) -> bool:
         """Fetch what a task or release needs; True when all of it is here."""
-        held = self._state.memory.weights_digest
-        if work.bundle and work.bundle.digest != self._state.memory.bundle:
-            held = ""
-        refs = wanted_blobs(work.bundle, work.weights, held)
         if isinstance(work, Release):
-            refs.append(work.model)
+            return self._fetch(self._installer.wanted(work))
+        held, control = self._state.memory.weights_digest, self._state.memory.control_digest
+        if work.bundle and work.bundle.digest != self._state.memory.bundle:
+            held = control = ""
+        refs = wanted_blobs(work.bundle, work.weights, held)
+        return self._fetch(refs + wanted_blobs(None, work.control, control))
+
+    def _fetch(self, refs: list[BlobRef]) -> bool:
         missing = [ref for ref in refs if not self._downloads.want(ref, time.monotonic())]  # ask for all
         return not missing
 
@@ -222,8 +239,9 @@ class Agent:
             self._install(self._release)
 
     def _carry_out(self, task: Task) -> None:
+        self._replaced = False
         try:
-            outcome = self._workshop.perform(task, lambda: self._must_stop(task))
+            outcome = self._workshop.perform(task, self._must_stop)
         except TaskCancelledError:
             log.info("task %d: interrupted", task.number)
             return
@@ -232,23 +250,29 @@ class Agent:
         except Exception as exc:  # whatever a task brings out in a trainer or in the data
             log.exception("task %d failed", task.number)
             outcome = Outcome(Result(task=task.number, status="failed", reason=str(exc)[:500]))
-        self._state.keep_pending(outcome.result, outcome.payload, outcome.residual)
-        self._task, self._give_up_at = None, None
+        self._state.keep_pending(outcome.result, outcome.payload, outcome.kept)
+        self._task = None if self._task is task else self._task
+        self._give_up_at = None
         self._offer_soon()
         self._blobs.keep_only(self._blobs_in_use(task))
         self._advance()
 
-    def _must_stop(self, task: Task) -> bool:
-        """Between two batches: see to what has come in; is it over, or is there a newer task?"""
+    def _must_stop(self) -> bool:
+        """Between two batches: see to what has come in; is it over, or is there a task that does not wait?"""
         while (item := self._session.receive(0)) is not None:
             self._handle(item)
-        return self._stop.is_set() or self._task is not task
+        return self._stop.is_set() or self._replaced
 
     def _blobs_in_use(self, task: Task) -> list[str]:
         refs = [task.bundle]
+        if (newer := self._task) is not None:  # its blobs have come while this one was at work
+            lines = [line for line in (newer.weights, newer.control) if line]
+            refs += [newer.bundle, *(line.full for line in lines)]
+            refs += [step.blob for line in lines for step in line.steps]
         if release := self._release:  # may be on its way
             steps = (step.blob for step in release.weights.steps)
             refs += [release.model, release.bundle, release.weights.full, *steps]
+            refs += [source.blob for source in release.sources]
         return [ref.digest for ref in refs if ref]
 
     # ---- results ----
@@ -306,19 +330,31 @@ class Agent:
         if release.fleet != self._config.fleet:
             raise WireError(f"release of fleet {release.fleet}")
         memory = self._state.memory
-        if release.version == memory.release and memory.release_report is not None:
+        if release.cohort and self._config.name not in release.cohort:
+            return
+        if release.order == memory.release and memory.release_report is not None:
             self._send(memory.release_report, MESSAGE)  # the server asks again: it did not hear
-        elif release.version > memory.release and (not release.cohort or self._config.name in release.cohort):
+        elif release.order > max(memory.release, self._release.order if self._release else 0):
             self._release, self._release_frame = release, frame
             self._want(release)
+        elif release.order < memory.release and release.order not in self._replayed:
+            self._replayed.add(release.order)  # once: a broker may hold an old one for ever
+            self._send(self._installer.replayed(release), MESSAGE)
 
     def _install(self, release: Release) -> None:
         """Decide on a release; one that cannot be decided on now, for the disk, stays and is tried again."""
         report = self._installer.install(release, self._release_frame)
         self._release = None
-        self._state.remember(replace(self._state.memory, release=release.version, release_report=report))
+        self._state.remember(replace(self._state.memory, release=release.order, release_report=report))
+        self._installer.forget(release)
+        self._aftercare.begin(time.monotonic())
         log.info("release %d: %s (%s)", release.version, report.outcome, report.reason)
         self._send(report, MESSAGE)
+
+    def _say_how_the_model_does(self) -> None:
+        now = time.monotonic()
+        if self._task is None and self._aftercare.due(now) and (health := self._aftercare.report(now)):
+            self._send(health, MESSAGE)
 
     # ---- sending ----
 

@@ -5,15 +5,19 @@
     lock                held by the one agent that uses the directory
     state.json          the newest task and release, the version of the weights held
     weights.bin         the fleet's weights of that version (`compression.spec.pack_weights`)
+    control.bin         the fleet's control variate (SCAFFOLD)
     residual.bin        error feedback: what compression has kept back so far
+    variate.bin         the device's own control variate (SCAFFOLD)
+    personal.bin        tensors that stay on the device (FedPer)
+    tuned.bin           the whole model after local fine-tuning
     pending/result.json a result without a receipt (written last: it makes the others count)
     pending/payload.bin its payload
-    pending/residual.bin the residual that holds once it is accepted
+    pending/NAME.bin    what residual, variate, personal or tuned is once the result is accepted
 
-Error feedback survives each way an update can end. Accepted: the pending residual becomes the
-residual. Refused, or the round aborted: it is dropped and the old one stands. Power lost between
-coding and receipt: the same bytes are offered again, and the server, which counts a device once a
-task, repeats its receipt.
+What a device remembers survives each way an update can end. Accepted: what is pending takes the place of
+what was. Refused, or the round aborted: it is dropped and the old stands. Power lost between coding and
+receipt: the same bytes are offered again, and the server, which counts a device once a task, repeats its
+receipt; lost while several files take their places, the rest of them follows with that receipt.
 """
 
 from __future__ import annotations
@@ -21,8 +25,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from compression.errors import BrambleError
 from compression.records import Record, RecordError, dumps, loads
@@ -34,6 +40,9 @@ from edge_client.wire.messages import Number, ReleaseReport, Result
 log = logging.getLogger(__name__)
 
 MAX_STATE_BYTES = 1 << 20
+OF_A_RUN = ("residual", "variate", "personal")  # made with the other devices of one run
+KEPT = (*OF_A_RUN, "tuned")  # takes effect with a receipt
+Kept = Mapping[str, Weights]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +50,12 @@ class Memory(Record):
     """The small facts. Numbers only grow; the server's signature vouches for where they came from."""
 
     task: Number = 0  # the newest task that was carried out
-    bundle: str = ""  # digest of the training bundle that weights and residual belong to
+    bundle: str = ""  # digest of the training bundle that weights and all that is kept belong to
+    run: str = ""  # that residual, variate and personal tensors belong to
     weights_version: Number = 0
     weights_digest: str = ""
-    release: Number = 0  # the newest release that was decided on
+    control_digest: str = ""
+    release: Number = 0  # order of the newest release that was decided on
     release_report: ReleaseReport | None = None
 
 
@@ -103,13 +114,23 @@ class DeviceState:
     # ---- weights ----
 
     def use_bundle(self, digest: str) -> None:
-        """Weights and residual belong to one bundle: with another one they are dropped."""
+        """Weights and all that is kept belong to one bundle: with another one they are dropped."""
         if self._memory.bundle == digest:
             return
-        for name in ("weights.bin", "residual.bin"):
-            (self.directory / name).unlink(missing_ok=True)
+        self._remove("weights", "control", *KEPT)
         self.settle(accepted=False)
-        self.remember(replace(self._memory, bundle=digest, weights_version=0, weights_digest=""))
+        memory = replace(self._memory, bundle=digest, weights_version=0, weights_digest="", control_digest="")
+        self.remember(memory)
+
+    def use_run(self, run: str) -> None:
+        """What is owed to one run means nothing to the next: it is dropped."""
+        if self._memory.run != run:
+            self._remove(*OF_A_RUN)
+            self.remember(replace(self._memory, run=run))
+
+    def _remove(self, *names: str) -> None:
+        for name in names:
+            (self.directory / f"{name}.bin").unlink(missing_ok=True)
 
     def weights(self, spec: ModelSpec) -> Weights | None:
         """The fleet's weights as last received; None if there are none.
@@ -140,21 +161,38 @@ class DeviceState:
         write_atomically(self.directory / "weights.bin", pack_weights(weights))
         self.remember(replace(self._memory, weights_version=version, weights_digest=digest))
 
-    def residual(self, spec: ModelSpec) -> Weights | None:
-        """What compression has kept back; None at the start."""
+    def control(self, spec: ModelSpec) -> Weights | None:
+        """The fleet's control variate as last received; None if there is none, or it is damaged."""
+        control = self._unpacked("control", spec.trainable)
+        if control is not None and weights_digest(control) == self._memory.control_digest:
+            return control
+        self.remember(replace(self._memory, control_digest=""))
+        return None
+
+    def keep_control(self, digest: str, control: Weights) -> None:
+        """Replace the fleet's control variate."""
+        write_atomically(self.directory / "control.bin", pack_weights(control))
+        self.remember(replace(self._memory, control_digest=digest))
+
+    def kept(self, name: str, spec: ModelSpec) -> Weights | None:
+        """One of `KEPT`, whose tensors are the spec's; None at the start."""
+        return self._unpacked(name, spec)
+
+    def _unpacked(self, name: str, spec: ModelSpec) -> Weights | None:
         with contextlib.suppress(OSError, SpecError):
-            return unpack_weights((self.directory / "residual.bin").read_bytes(), spec)
+            return unpack_weights((self.directory / f"{name}.bin").read_bytes(), spec)
         return None
 
     # ---- the result on its way ----
 
-    def keep_pending(self, result: Result, payload: bytes, residual: Weights | None) -> None:
-        """Write a result down before it leaves the device."""
+    def keep_pending(self, result: Result, payload: bytes, kept: Kept = MappingProxyType({})) -> None:
+        """Write a result down before it leaves the device, with what is kept once it is accepted."""
         folder = self.directory / "pending"
-        if residual is None:
-            (folder / "residual.bin").unlink(missing_ok=True)
-        else:
-            write_atomically(folder / "residual.bin", pack_weights(residual))
+        for name in KEPT:
+            if name in kept:
+                write_atomically(folder / f"{name}.bin", pack_weights(kept[name]))
+            else:
+                (folder / f"{name}.bin").unlink(missing_ok=True)
         write_atomically(folder / "payload.bin", payload)
         write_atomically(folder / "result.json", dumps(result))
         self._pending = Pending(result, payload)
@@ -176,14 +214,15 @@ class DeviceState:
         """The pending result has its receipt, or never will."""
         self._pending = None
         folder = self.directory / "pending"
-        residual = folder / "residual.bin"
-        if accepted and residual.exists():
-            residual.replace(self.directory / "residual.bin")
+        if accepted:
+            for name in KEPT:
+                with contextlib.suppress(FileNotFoundError):
+                    (folder / f"{name}.bin").replace(self.directory / f"{name}.bin")
             sync_directory(self.directory)
         (folder / "result.json").unlink(missing_ok=True)
         sync_directory(folder)
-        for name in ("residual.bin", "payload.bin"):
-            (folder / name).unlink(missing_ok=True)
+        for name in (*KEPT, "payload"):
+            (folder / f"{name}.bin").unlink(missing_ok=True)
 
     def _read_memory(self) -> Memory:
         path = self.directory / "state.json"

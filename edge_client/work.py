@@ -8,42 +8,35 @@ from __future__ import annotations
 import logging
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
 
-from compression.errors import BrambleError
 from compression.records import dumps
-from compression.spec import ModelSpec, SpecError, TrainableBundle, Weights, check_weights, weights_digest
-from compression.updates import PROFILES, CodecError, decode_update, unpack_model, with_feedback
+from compression.spec import ModelSpec, SpecError, Weights, check_weights
+from compression.updates import PROFILES
+from edge_client.coding import Coder
 from edge_client.config import EdgeConfig
-from edge_client.data import (
-    Batch,
-    DataSource,
-    LocalData,
-    balanced_weights,
-    batches,
-    column_statistics,
-    load_data,
-)
+from edge_client.data import Batch, DataSource, LocalData, batches, column_statistics, load_data
 from edge_client.health import health
+from edge_client.inference.sums import calibration_sums
 from edge_client.session.blobs import BlobStore
 from edge_client.state import DeviceState
-from edge_client.training import LiteRTTrainer, TrainSums
+from edge_client.training import LiteRTTrainer
+from edge_client.training.local import train_locally
+from edge_client.training.scaffold import correction, no_variate
+from edge_client.versions import TaskError, read_bundle, read_version
 from edge_client.wire.blobs import BlobRef
 from edge_client.wire.evaluation import EvaluationSums
-from edge_client.wire.messages import DeltaRef, Result, Task, TrainingReport, WeightsRef
+from edge_client.wire.messages import Result, Task, TrainingPlan, TrainingReport, WeightsRef
+from edge_client.wire.variates import variate_digest
 
 log = logging.getLogger(__name__)
 
 Cancelled = Callable[[], bool]
 T = TypeVar("T")
-
-
-class TaskError(BrambleError, RuntimeError):
-    """The task cannot be carried out; the message goes to the server as the reason."""
 
 
 class TaskCancelledError(RuntimeError):
@@ -52,11 +45,21 @@ class TaskCancelledError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A result, its payload, and the residual that holds once the payload is accepted."""
+    """A result, its payload, and what holds once it is accepted: `edge_client.state.KEPT`."""
 
     result: Result
     payload: bytes = b""
-    residual: Weights | None = None
+    kept: Mapping[str, Weights] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What local training came to; `control` is the fleet's control variate, if it was corrected by one."""
+
+    weights: Weights
+    delta: Weights
+    report: TrainingReport
+    control: Weights | None
 
 
 class Workshop:
@@ -83,12 +86,17 @@ class Workshop:
             return self._statistics(task)
         bundle, weights = _needed(task.bundle), _needed(task.weights)
         trainer, data = self.open(bundle)
-        base = self.weights(weights, trainer.spec)
+        self._state.use_run(task.run)
+        base = {**self.weights(weights, trainer.spec), **self._personal(task, trainer.spec)}
         trainer.set_weights(base)
         evaluation = self.evaluate(trainer, data)
         if task.kind == "evaluate":
-            return Outcome(self._result(task, evaluation=evaluation))
-        return self._train(task, trainer, data, base, evaluation, cancelled)
+            outcome = Outcome(replace(self._result(task), calibration=calibration_sums(trainer, data)))
+        elif task.kind == "finetune":
+            outcome = self._fine_tune(task, trainer, data, base, cancelled)
+        else:
+            outcome = self._train(task, trainer, data, base, cancelled)
+        return replace(outcome, result=replace(outcome.result, evaluation=evaluation))
 
     def open(self, ref: BlobRef) -> tuple[LiteRTTrainer, LocalData]:
         """The trainer and the data for a bundle; kept until another bundle is asked for."""
@@ -96,17 +104,21 @@ class Workshop:
             self._trainer = self._data = None  # free the old arena before the new one is made
             bundle = read_bundle(self._blobs, ref)
             self._state.use_bundle(ref.digest)
-            self._data = load_data(
-                self._source,
-                bundle.spec.input,
-                bundle.spec.classes,
-                validation_fraction=self._config.data.validation_fraction,
-                seed=self._config.data.seed,
-                cache=self._state.directory / "cache",
-            )
+            self._data = self.load_data(bundle.spec)
             self._trainer = LiteRTTrainer(bundle, threads=self._config.threads)
             self._digest = ref.digest
         return self._trainer, self._data
+
+    def load_data(self, spec: ModelSpec) -> LocalData:
+        """The device's examples for a model, as they are now."""
+        return load_data(
+            self._source,
+            spec.input,
+            spec.classes,
+            validation_fraction=self._config.data.validation_fraction,
+            seed=self._config.data.seed,
+            cache=self._state.directory / "cache",
+        )
 
     def weights(self, ref: WeightsRef, spec: ModelSpec) -> Weights:
         """The weights of a version: as held, by the steps from those held, or from the full model.
@@ -117,11 +129,14 @@ class Workshop:
         held, memory = self._state.weights(spec), self._state.memory
         if held is not None and memory.weights_digest == ref.digest:
             return held
-        weights = self._stepped(held, memory.weights_digest, ref, spec) or self._unpacked(ref, spec)
-        if weights_digest(weights) != ref.digest:
-            raise TaskError(
-                f"version {ref.version} of the weights does not have the digest it was signed with"
-            )
+        weights = read_version(
+            self._blobs,
+            ref,
+            spec,
+            model_digest=self._digest,
+            held=held,
+            held_digest=memory.weights_digest,
+        )
         self._state.keep_weights(ref.version, ref.digest, weights)
         return weights
 
@@ -144,45 +159,54 @@ class Workshop:
         return Outcome(self._result(task, payload=BlobRef.of(payload)), payload)
 
     def _train(
-        self,
-        task: Task,
-        trainer: LiteRTTrainer,
-        data: LocalData,
-        base: Weights,
-        evaluation: EvaluationSums | None,
-        cancelled: Cancelled,
+        self, task: Task, trainer: LiteRTTrainer, data: LocalData, base: Weights, cancelled: Cancelled
     ) -> Outcome:
-        plan = task.training
-        if plan is None or plan.codec not in PROFILES:
-            raise TaskError(
-                f"codec {plan.codec if plan else None!r} is unknown here; known: {', '.join(PROFILES)}"
+        plan, spec = _plan(task), trainer.spec
+        trained = self._trained(task, trainer, data, base, cancelled)
+        coder = Coder.of(spec.without(task.personal), self._digest, plan.codec, task.round)
+        payload, owed = coder.update(trained.delta, self._state.kept("residual", coder.spec))
+        kept = {"residual": owed}
+        if task.personal:
+            kept["personal"] = {name: trained.weights[name] for name in task.personal}
+        report = trained.report
+        if trained.control is not None:
+            change, kept["variate"] = coder.variate(
+                trained.control,
+                self._variate(spec),
+                trained.delta,
+                steps=report.steps,
+                learning_rate=plan.learning_rate,
             )
+            payload += change
+            report = replace(report, variate_bytes=len(change))
+        result = replace(self._result(task, payload=BlobRef.of(payload)), training=report)
+        return Outcome(result, payload, kept)
+
+    def _fine_tune(
+        self, task: Task, trainer: LiteRTTrainer, data: LocalData, base: Weights, cancelled: Cancelled
+    ) -> Outcome:
+        """A model of the device's own: it stays here, only its evaluation is told."""
+        trained = self._trained(task, trainer, data, base, cancelled)
+        result = replace(self._result(task), training=trained.report, tuned=self.evaluate(trainer, data))
+        return Outcome(result, kept={"tuned": trained.weights})
+
+    def _trained(
+        self, task: Task, trainer: LiteRTTrainer, data: LocalData, base: Weights, cancelled: Cancelled
+    ) -> Trained:
+        plan = _plan(task)
         rng = np.random.default_rng([plan.seed, task.round, zlib.crc32(self._config.name.encode())])
-        trainer.reset_optimizer()
-        started, sums = time.monotonic(), TrainSums()
-        counts = tuple(data.counts(data.train_index).values())
-        class_weights = balanced_weights(counts) if plan.balance else None
-        for _ in range(plan.epochs):
-            epoch = batches(
-                data,
-                data.train_index,
-                trainer.spec,
-                rng=rng,
-                augment=plan.augment,
-                class_weights=class_weights,
-            )
-            sums += trainer.train(_cancellable(epoch, cancelled), learning_rate=plan.learning_rate, rng=rng)
+        control = self._control(task.control, trainer.spec) if task.control else None
+        started = time.monotonic()
+        sums = train_locally(
+            trainer,
+            data,
+            plan,
+            rng,
+            correction=correction(control, self._variate(trainer.spec)) if control else None,
+            watch=lambda epoch: _cancellable(epoch, cancelled),
+        )
         local = trainer.get_weights()
         _check_finite(local, trainer.spec, plan.learning_rate)
-        delta = {name: local[name] - base[name] for name in base}
-        encoded, residual = with_feedback(
-            delta,
-            self._state.residual(trainer.spec),
-            PROFILES[plan.codec],
-            model_digest=self._digest,
-            round_number=task.round,
-            tensors=trainer.spec.tensors,
-        )
         report = TrainingReport(
             examples=len(data.train_index),
             steps=sums.steps,
@@ -190,80 +214,38 @@ class Workshop:
             seconds=time.monotonic() - started,
             base_version=_needed(task.weights).version,
         )
-        result = self._result(
-            task, payload=BlobRef.of(encoded.payload), training=report, evaluation=evaluation
+        return Trained(local, {name: local[name] - base[name] for name in base}, report, control)
+
+    def _result(self, task: Task, *, payload: BlobRef | None = None) -> Result:
+        return Result(task=task.number, status="done", payload=payload, health=health(self._state.directory))
+
+    # ---- what strategies keep on the device ----
+
+    def _personal(self, task: Task, spec: ModelSpec) -> Weights:
+        """The device's own tensors; none before its first training, when the fleet's first ones serve."""
+        if not task.personal:
+            return {}
+        others = [tensor.name for tensor in spec.tensors if tensor.name not in task.personal]
+        return self._state.kept("personal", spec.without(others)) or {}
+
+    def _variate(self, spec: ModelSpec) -> Weights:
+        return self._state.kept("variate", spec.trainable) or no_variate(spec)
+
+    def _control(self, ref: WeightsRef, spec: ModelSpec) -> Weights:
+        """The fleet's control variate, as `weights` gets the weights."""
+        held, held_digest = self._state.control(spec), self._state.memory.control_digest
+        if held is not None and held_digest == ref.digest:
+            return held
+        control = read_version(
+            self._blobs,
+            ref,
+            spec.trainable,
+            model_digest=variate_digest(self._digest),
+            held=held,
+            held_digest=held_digest,
         )
-        return Outcome(result, encoded.payload, residual)
-
-    def _result(
-        self,
-        task: Task,
-        *,
-        payload: BlobRef | None = None,
-        training: TrainingReport | None = None,
-        evaluation: EvaluationSums | None = None,
-    ) -> Result:
-        return Result(
-            task=task.number,
-            status="done",
-            payload=payload,
-            training=training,
-            evaluation=evaluation,
-            health=health(self._state.directory),
-        )
-
-    # ---- versions of the weights ----
-
-    def _stepped(
-        self, held: Weights | None, held_digest: str, ref: WeightsRef, spec: ModelSpec
-    ) -> Weights | None:
-        steps = steps_from(ref, held_digest)
-        if held is None or not steps or not all(self._blobs.has(step.blob) for step in steps):
-            return None
-        weights = held
-        try:
-            for step in steps:
-                delta = decode_update(
-                    self._blobs.read(step.blob), spec.tensors, model_digest=self._digest
-                ).delta
-                weights = {name: weights[name] + delta[name] for name in weights}
-        except CodecError as exc:
-            raise TaskError(f"a step to version {ref.version} cannot be read: {exc}") from exc
-        return weights
-
-    def _unpacked(self, ref: WeightsRef, spec: ModelSpec) -> Weights:
-        try:
-            weights = unpack_model(self._blobs.read(ref.full), spec.tensors)
-            check_weights(weights, spec)
-        except (CodecError, SpecError) as exc:
-            raise TaskError(f"version {ref.version} of the weights cannot be read: {exc}") from exc
-        return weights
-
-
-def read_bundle(blobs: BlobStore, ref: BlobRef) -> TrainableBundle:
-    """Read a bundle from the store; raise `TaskError` if it is not one, `BlobError` if it is not there."""
-    try:
-        return TrainableBundle.from_bytes(blobs.read(ref))
-    except SpecError as exc:
-        raise TaskError(f"the training bundle cannot be read: {exc}") from exc
-
-
-def steps_from(ref: WeightsRef, held_digest: str) -> tuple[DeltaRef, ...]:
-    """The steps that lead from the weights held to a version; empty if they do not."""
-    for index, step in enumerate(ref.steps):
-        if step.from_digest == held_digest:
-            return ref.steps[index:]
-    return ()
-
-
-def wanted_blobs(bundle: BlobRef | None, weights: WeightsRef | None, held_digest: str) -> list[BlobRef]:
-    """What a device that holds some version must fetch for a task or a release."""
-    wanted = [bundle] if bundle else []
-    if weights and weights.digest != held_digest:
-        steps = steps_from(weights, held_digest)
-        cheaper = steps and sum(step.blob.size for step in steps) < weights.full.size
-        wanted += [step.blob for step in steps] if cheaper else [weights.full]
-    return wanted
+        self._state.keep_control(ref.digest, control)
+        return control
 
 
 def _cancellable(source: Iterator[Batch], cancelled: Cancelled) -> Iterator[Batch]:
@@ -278,6 +260,13 @@ def _check_finite(weights: Weights, spec: ModelSpec, learning_rate: float) -> No
         check_weights(weights, spec)
     except SpecError as exc:
         raise TaskError(f"training diverged at learning rate {learning_rate:g}: {exc}") from exc
+
+
+def _plan(task: Task) -> TrainingPlan:
+    plan = _needed(task.training)
+    if plan.codec not in PROFILES:
+        raise TaskError(f"codec {plan.codec!r} is unknown here; known: {', '.join(PROFILES)}")
+    return plan
 
 
 def _needed(value: T | None) -> T:

@@ -1,8 +1,8 @@
 """FedAvgM: momentum on the server.
 
 Hsu et al., Measuring the Effects of Non-Identical Data Distribution for Federated Visual Classification,
-2019, https://arxiv.org/abs/1909.06335, section 4.3: v is momentum * v + the mean delta, and the weights move by v.
-With a momentum of 0 this is FedAvg.
+2019, https://arxiv.org/abs/1909.06335, section 4.3: v is momentum * v + the mean delta, and the weights move
+by v. With a momentum of 0 this is FedAvg.
 """
 
 from __future__ import annotations

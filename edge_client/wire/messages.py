@@ -7,16 +7,19 @@ Who sent a message is never in the message: it is read from the topic (`edge_cli
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from compression.records import Between, Length, Matches, Record, RecordError
+from compression.spec import Name as TensorName
 from edge_client.wire.blobs import BlobRef, Digest
+from edge_client.wire.calibration import Answering, CalibrationSums
 from edge_client.wire.evaluation import EvaluationSums
 from edge_client.wire.summary import DataSummary
 from edge_client.wire.topics import DeviceName, FleetName
 
 MAX_COHORT = 4096
+MAX_SOURCES = 8  # ways to get a model's file besides the file itself
 MAX_CHAIN = 16  # deltas offered to a device that is some rounds behind; beyond that a full model is smaller
 
 Identifier = Annotated[str, Matches(r"[0-9a-f]{16}")]
@@ -89,6 +92,7 @@ class TrainingReport(Record):
     loss: float
     seconds: Amount
     base_version: Number
+    variate_bytes: Annotated[int, Between(0, 1 << 27)] = 0  # at the end of the payload: the variate's change
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,8 @@ class Result(Message):
     payload: BlobRef | None = None
     training: TrainingReport | None = None
     evaluation: EvaluationSums | None = None
+    tuned: EvaluationSums | None = None  # of a "finetune" task: after it
+    calibration: CalibrationSums | None = None  # of an "evaluate" task
     health: Health | None = None
 
 
@@ -124,8 +130,9 @@ class ReleaseReport(Message):
     """What became of a released model on this device."""
 
     TYPE: ClassVar[int] = 5
+    order: Number  # of the release
     version: Number
-    outcome: Literal["activated", "refused"]
+    outcome: Literal["activated", "refused", "rolled-back"]
     reason: Text
     accuracy: Share | None = None
     reference_accuracy: Share | None = None
@@ -134,6 +141,21 @@ class ReleaseReport(Message):
     latency_p99_ms: Amount | None = None
     active_version: Number = 0
     health: Health | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelHealth(Message):
+    """How the active model does after the switch: tried again on the device, and as it was used there."""
+
+    TYPE: ClassVar[int] = 40
+    version: Number
+    accuracy: Share | None = None  # on the device's validation examples, as they are now
+    examples: Number = 0
+    latency_p50_ms: Amount | None = None
+    problem: Text = ""  # why it does not answer; empty where it does
+    answers: Number = 0  # that people and programs on the device got of this version
+    errors: Number = 0  # answers that it failed to give
+    unlike: Number = 0  # inputs that were refused as unlike the training data
 
 
 # ---- both ways ----
@@ -222,7 +244,7 @@ class TrainingPlan(Record):
     augment: bool = True
     balance: bool = False  # weigh the examples so that each class that the device has counts the same
     seed: Number = 0  # with the round and the device's name: of the examples' order, augmentation and dropout
-    options: Mapping[str, float] = field(default_factory=dict)  # of the strategy, by the field's names
+    proximal_mu: Annotated[float, Between(0, 1e3)] = 0.0  # how strongly the weights of the task hold it back
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +253,7 @@ class Task(Message):
 
     ``number`` only ever grows in a fleet, so a replayed task is recognised. Kinds: "statistics" asks
     for `ColumnStatistics` of the columns, "train" for an update, "evaluate" for an evaluation alone,
-    "idle" ends the run.
+    "finetune" for a model of the device's own and its evaluation, "idle" ends the run.
     """
 
     TYPE: ClassVar[int] = 20
@@ -239,20 +261,23 @@ class Task(Message):
     fleet: FleetName
     run: Identifier
     number: Number
-    kind: Literal["statistics", "train", "evaluate", "idle"]
+    kind: Literal["statistics", "train", "evaluate", "finetune", "idle"]
     round: Number = 0
     cohort: Annotated[tuple[DeviceName, ...], Length(0, MAX_COHORT)] = ()
     columns: Annotated[tuple[Annotated[str, Length(1, 128)], ...], Length(0, 4096)] = ()
     bundle: BlobRef | None = None
     weights: WeightsRef | None = None
     training: TrainingPlan | None = None
+    control: WeightsRef | None = None  # the fleet's control variate, of the trainable tensors
+    personal: Annotated[tuple[TensorName, ...], Length(0, 4096)] = ()  # tensors that stay on the device
+    patient: bool = False  # a device that trains for an older task finishes that one first
 
     def __post_init__(self) -> None:
         Record.__post_init__(self)
-        if self.kind in ("train", "evaluate") and not (self.bundle and self.weights):
+        if self.kind in ("train", "evaluate", "finetune") and not (self.bundle and self.weights):
             raise RecordError(f"Task: {self.kind} needs a bundle and weights")
-        if self.kind == "train" and not self.training:
-            raise RecordError("Task: train needs a training plan")
+        if self.kind in ("train", "finetune") and not self.training:
+            raise RecordError(f"Task: {self.kind} needs a training plan")
         if self.kind == "statistics" and not self.columns:
             raise RecordError("Task: statistics needs columns")
 
@@ -264,21 +289,51 @@ class GateRule(Record):
     max_accuracy_drop: Share = 0.05  # below the float32 weights on the same examples
     max_latency_ms: Amount = 1000.0  # p50 of one example
     min_examples: Number = 1
+    max_memory_mb: Amount = 400.0  # largest resident memory of a process that does nothing but run it
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource(Record):
+    """A shorter way to a model's file, for a device that holds the one it begins from.
+
+    ``blob`` is as `edge_client.inference.patches` reads it; ``from_digest`` of None is a packed whole.
+    """
+
+    from_digest: Digest | None
+    blob: BlobRef
+
+
+@dataclass(frozen=True, slots=True)
+class WatchPlan(Record):
+    """For how long after the switch a device says how the model does, and how often. In seconds."""
+
+    seconds: Amount = 0.0
+    every_s: Annotated[float, Between(0.05, 1e6)] = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Release(Message):
-    """A model to be gated and activated; retained. ``version`` only ever grows."""
+    """A model to be gated and activated; retained.
+
+    ``order`` grows with everything that is published, so a replay is recognised. ``version`` grows with
+    every model; a smaller one than the active is taken only where ``rollback`` says so.
+    """
 
     TYPE: ClassVar[int] = 21
     SIGNED: ClassVar[bool] = True
     fleet: FleetName
+    order: Number
     version: Number
     model: BlobRef
     bundle: BlobRef  # holds the spec: classes and preprocessing
+    preparation: Digest  # of the classes and the preprocessing that the file was made for
     weights: WeightsRef  # the float32 weights it was made from, the gate's reference
     calibration: Literal["full-integer", "dynamic-range", "none"]
+    sources: Annotated[tuple[ModelSource, ...], Length(0, MAX_SOURCES)] = ()
     gate: GateRule = GateRule()
+    answering: Answering = Answering()
+    watch: WatchPlan = WatchPlan()
+    rollback: bool = False
     cohort: Annotated[tuple[DeviceName, ...], Length(0, MAX_COHORT)] = ()  # empty: everyone
 
 
@@ -290,6 +345,7 @@ MESSAGE_TYPES: Mapping[int, type[Message]] = {
         Result,
         BlobRequest,
         ReleaseReport,
+        ModelHealth,
         Chunk,
         Grant,
         Receipt,

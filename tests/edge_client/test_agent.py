@@ -214,7 +214,7 @@ def test_weights_damaged_while_it_was_off_are_fetched_as_a_whole(
 
 
 def test_a_long_outage_does_not_cost_the_result_its_offer(case: Case) -> None:
-    case.agent._state.keep_pending(Result(task=5, status="done"), b"", None)
+    case.agent._state.keep_pending(Result(task=5, status="done"), b"")
     case.step(statistics(6))
     assert offers(case.session.out, 5) == 1
     case.session.connected = False
@@ -228,14 +228,14 @@ def test_a_long_outage_does_not_cost_the_result_its_offer(case: Case) -> None:
 
 
 def test_a_new_task_makes_an_old_result_be_offered_at_once(case: Case) -> None:
-    case.agent._state.keep_pending(Result(task=5, status="done"), b"", None)
+    case.agent._state.keep_pending(Result(task=5, status="done"), b"")
     case.steps(600)  # the offers have become rare
     assert offers(case.step(statistics(6)), 5) == 1
     assert offers(case.steps(GIVE_UP_S), 5) >= 3
 
 
 def test_tasks_that_keep_coming_do_not_keep_a_result_for_ever(case: Case) -> None:
-    case.agent._state.keep_pending(Result(task=5, status="done"), b"", None)
+    case.agent._state.keep_pending(Result(task=5, status="done"), b"")
     for number in range(6, 12):
         case.step(statistics(number))
         case.steps(GIVE_UP_S / 2)
@@ -248,7 +248,7 @@ def test_a_task_whose_result_was_written_is_never_done_twice(
     state = case.agent._state
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(DeviceState, "remember", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        state.keep_pending(Result(task=7, status="done"), b"first", None)
+        state.keep_pending(Result(task=7, status="done"), b"first")
     case.reboot()
     done = performing(case, monkeypatch, lambda _: None)
     case.step(statistics(7))
@@ -260,7 +260,7 @@ def test_a_task_whose_result_was_written_is_never_done_twice(
 
 def test_during_a_slow_upload_the_result_is_not_offered_again(case: Case) -> None:
     ref = BlobRef.of(LARGE)
-    case.agent._state.keep_pending(Result(task=5, status="done", payload=ref), LARGE, None)
+    case.agent._state.keep_pending(Result(task=5, status="done", payload=ref), LARGE)
     assert offers(case.step(), 5) == 1
     case.session.seconds_a_chunk = 30.0
     sent = case.step(Grant(task=5, blob=ref.digest, chunks=(0, 1, 2)))

@@ -34,7 +34,7 @@ def power_cut(*_: object) -> None:
 
 
 def residual_of(state: DeviceState) -> float | None:
-    held = state.residual(SPEC)
+    held = state.kept("residual", SPEC)
     return None if held is None else float(held["w"][0, 0])
 
 
@@ -42,7 +42,7 @@ def residual_of(state: DeviceState) -> float | None:
 def state(tmp_path: Path) -> DeviceState:
     state = DeviceState(tmp_path)
     state.use_bundle("b" * 64)
-    state.keep_pending(result(4), b"payload", weights(1.0))
+    state.keep_pending(result(4), b"payload", {"residual": weights(1.0)})
     state.settle(accepted=True)
     return state
 
@@ -54,7 +54,7 @@ def reopened(state: DeviceState) -> DeviceState:
 
 
 def test_accepted_the_pending_residual_becomes_the_residual(state: DeviceState) -> None:
-    state.keep_pending(result(), b"payload", weights(2.0))
+    state.keep_pending(result(), b"payload", {"residual": weights(2.0)})
     assert residual_of(state) == 1.0  # not yet
     state.settle(accepted=True)
     assert residual_of(state) == 2.0
@@ -64,14 +64,14 @@ def test_accepted_the_pending_residual_becomes_the_residual(state: DeviceState) 
 
 
 def test_refused_the_old_residual_stands(state: DeviceState) -> None:
-    state.keep_pending(result(), b"payload", weights(2.0))
+    state.keep_pending(result(), b"payload", {"residual": weights(2.0)})
     state.settle(accepted=False)
     assert residual_of(state) == 1.0
     assert residual_of(reopened(state)) == 1.0
 
 
 def test_after_a_reboot_the_same_bytes_are_offered(state: DeviceState) -> None:
-    state.keep_pending(result(), b"payload", weights(2.0))
+    state.keep_pending(result(), b"payload", {"residual": weights(2.0)})
     again = reopened(state)
     assert again.pending is not None
     assert (again.pending.result, again.pending.payload) == (result(), b"payload")
@@ -81,7 +81,7 @@ def test_after_a_reboot_the_same_bytes_are_offered(state: DeviceState) -> None:
 
 
 def test_a_reboot_between_the_two_steps_of_settling_changes_nothing(state: DeviceState) -> None:
-    state.keep_pending(result(), b"payload", weights(2.0))
+    state.keep_pending(result(), b"payload", {"residual": weights(2.0)})
     (state.directory / "pending" / "residual.bin").replace(state.directory / "residual.bin")
     again = reopened(state)  # the power went before result.json was removed
     assert again.pending is not None
@@ -97,20 +97,20 @@ def test_a_reboot_before_the_result_is_written_leaves_no_pending(state: DeviceSt
 
 
 def test_a_result_without_a_residual_never_takes_an_old_one(state: DeviceState) -> None:
-    state.keep_pending(result(5), b"payload", weights(2.0))
+    state.keep_pending(result(5), b"payload", {"residual": weights(2.0)})
     state.settle(accepted=False)
     write_atomically(state.directory / "pending" / "residual.bin", b"left behind")
-    state.keep_pending(result(6), b"", None)
+    state.keep_pending(result(6), b"")
     state.settle(accepted=True)
     assert residual_of(state) == 1.0
 
 
 def test_another_bundle_starts_afresh(state: DeviceState) -> None:
     state.keep_weights(3, weights_digest(weights(7.0)), weights(7.0))
-    state.keep_pending(result(), b"payload", weights(2.0))
+    state.keep_pending(result(), b"payload", {"residual": weights(2.0)})
     state.use_bundle("c" * 64)
     assert state.pending is None
-    assert state.residual(SPEC) is None
+    assert state.kept("residual", SPEC) is None
     assert state.weights(SPEC) is None
     assert state.memory.weights_digest == ""
 
@@ -147,7 +147,7 @@ def test_a_power_cut_after_the_result_is_written_never_repeats_its_task(
 ) -> None:
     with monkeypatch.context() as patch, pytest.raises(PowerCutError):
         patch.setattr(DeviceState, "remember", power_cut)
-        state.keep_pending(result(7), b"payload", weights(2.0))
+        state.keep_pending(result(7), b"payload", {"residual": weights(2.0)})
     again = reopened(state)
     assert again.pending is not None
     assert again.memory.task == 7
@@ -166,7 +166,7 @@ def test_the_directory_is_for_its_owner_only(tmp_path: Path) -> None:
     path = tmp_path / "state"
     path.mkdir(mode=0o755)
     state = DeviceState(path)
-    state.keep_pending(result(), b"payload", weights(2.0))
+    state.keep_pending(result(), b"payload", {"residual": weights(2.0)})
     state.keep_weights(3, weights_digest(weights(7.0)), weights(7.0))
     assert path.stat().st_mode & 0o777 == 0o700
     files = [file for file in path.rglob("*") if file.is_file() and file.name != "lock"]

@@ -14,9 +14,10 @@ from edge_client.config import DataConfig, EdgeConfig
 from edge_client.session.address import BrokerAddress
 from edge_client.session.blobs import BlobError, BlobStore
 from edge_client.state import DeviceState
+from edge_client.versions import TaskError, read_bundle, wanted_blobs
 from edge_client.wire.blobs import BlobRef
 from edge_client.wire.messages import DeltaRef, WeightsRef
-from edge_client.work import TaskError, Workshop, read_bundle, wanted_blobs
+from edge_client.work import Workshop
 from tests.edge_client.agent_cases import SPEC, bundle_of
 
 BUNDLE = "b" * 64

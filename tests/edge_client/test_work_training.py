@@ -17,8 +17,9 @@ from edge_client.data import ColumnStatistics
 from edge_client.session.address import BrokerAddress
 from edge_client.session.blobs import BlobStore
 from edge_client.state import DeviceState
+from edge_client.versions import TaskError
 from edge_client.wire.messages import Task, TrainingPlan, WeightsRef
-from edge_client.work import TaskCancelledError, TaskError, Workshop
+from edge_client.work import TaskCancelledError, Workshop
 
 COLUMNS = ("a", "b", "c")
 Program = tuple[bytes, dict[str, np.ndarray]]
@@ -95,8 +96,7 @@ def test_training_reports_what_it_did_and_moves_the_weights(device, program) -> 
     assert sums.examples == 24
     assert outcome.result.payload is not None
     assert np.abs(delta_of(program, outcome.payload)).max() > 0.001
-    assert outcome.residual is not None
-    assert not any(array.any() for array in outcome.residual.values())  # lossless keeps nothing back
+    assert not any(array.any() for array in outcome.kept["residual"].values())  # lossless keeps nothing back
 
 
 def test_the_seed_the_round_and_the_name_decide_and_nothing_else(device) -> None:
@@ -123,8 +123,7 @@ def test_a_lossy_codec_keeps_the_rest_for_the_next_time(device, program) -> None
     exact = delta_of(program, device()[0].perform(device()[1], never).payload)
     workshop, task = device(plan=replace(PLAN, codec="safe"))
     outcome = workshop.perform(task, never)
-    assert outcome.residual is not None
-    owed = np.concatenate([array.ravel() for array in outcome.residual.values()])
+    owed = np.concatenate([array.ravel() for array in outcome.kept["residual"].values()])
     np.testing.assert_allclose(delta_of(program, outcome.payload) + owed, exact, atol=1e-5)
 
 
@@ -132,7 +131,7 @@ def test_evaluation_alone_sends_no_update(device) -> None:
     workshop, task = device(kind="evaluate", training=None)
     outcome = workshop.perform(task, never)
     assert outcome.result.evaluation is not None and outcome.result.payload is None
-    assert outcome.payload == b"" and outcome.residual is None
+    assert outcome.payload == b"" and not outcome.kept
 
 
 def test_statistics_are_of_the_training_rows(device) -> None:
