@@ -17,8 +17,10 @@ from compression.command_line import Commands, command, program, run_program
 from compression.records import to_plain
 from edge_client.config import EXAMPLE, ConfigError, EdgeConfig, load_config
 from edge_client.data import DataSource, summarise
+from edge_client.enrol_commands import add_enrol, add_report_step
 from edge_client.inference.predict import Prediction, predict_files
 from edge_client.inference.slots import ModelSlots
+from edge_client.options import add_config, add_verbose
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_run(commands)
     _add_check(commands)
     _add_predict(commands)
+    add_enrol(commands)
+    add_report_step(commands)
     return run_program(parser, argv)
 
 
@@ -45,7 +49,7 @@ def _add_run(commands: Commands) -> None:
     )
     parser.epilog = f"a settings file:\n\n{EXAMPLE}\n{parser.epilog}"
     add_config(parser)
-    parser.add_argument("-v", "--verbose", action="store_true", help="also say what happens in detail")
+    add_verbose(parser)
 
 
 def _add_check(commands: Commands) -> None:
@@ -72,13 +76,6 @@ def _add_predict(commands: Commands) -> None:
     parser.add_argument("paths", type=Path, nargs="+", metavar="FILE|DIR", help="pictures, tables or folders")
 
 
-def add_config(parser: argparse.ArgumentParser) -> None:
-    """The settings file, the same option everywhere."""
-    parser.add_argument(
-        "--config", type=Path, default=Path("edge.toml"), help="settings file (default: %(default)s)"
-    )
-
-
 def _run(arguments: argparse.Namespace) -> int:
     logging.basicConfig(
         level=logging.DEBUG if arguments.verbose else logging.INFO,
@@ -87,6 +84,7 @@ def _run(arguments: argparse.Namespace) -> int:
     )
     config = load_config(arguments.config)
     from edge_client.agent import Agent  # loads the TFLite runtime: after the settings proved good
+    from edge_client.enrolment.renewal import start_renewals
 
     stop = threading.Event()
 
@@ -95,6 +93,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
+    if config.enrolment is not None:
+        start_renewals(config, stop)
     Agent(config).run(stop)
     return 0
 

@@ -32,10 +32,18 @@ def peak_rss_mb() -> float:
 
 def board() -> str:
     """The board's name as its device tree says; empty where there is none."""
+    return _device_tree("model")
+
+
+def board_serial() -> str:
+    """The board's serial number as its device tree says; empty where there is none."""
+    return _device_tree("serial-number")
+
+
+def _device_tree(entry: str) -> str:
     with contextlib.suppress(OSError):
-        return (
-            Path("/proc/device-tree/model").read_text(encoding="utf-8", errors="replace").strip("\0 ")[:100]
-        )
+        text = Path("/proc/device-tree", entry).read_text(encoding="utf-8", errors="replace")
+        return text.strip("\0 ")[:100]
     return ""
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 from compression.errors import BrambleError
 from compression.records import Between, Length, Record, RecordError
+from edge_client.session.tls import ClientContext
 
 Protocol = Literal["auto", "5", "3.1.1"]
 FilePath = Annotated[str, Length(1, 4096)]
@@ -66,19 +67,17 @@ def read_password(address: BrokerAddress) -> str | None:
     return text
 
 
-def tls_context(address: BrokerAddress) -> ssl.SSLContext | None:
-    """The client's TLS settings (1.2 or newer, host name checked); None where the address is plain.
+def tls_context(address: BrokerAddress) -> ClientContext | None:
+    """The client's TLS settings; None where the address is plain.
 
     Raises:
         AddressError: a file is missing, unreadable or not PEM, or the key is not the certificate's.
     """
     if address.ca_file is None:
         return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # checks certificate and host name by default
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
     _read(address.ca_file, "ca_file")
     try:
-        context.load_verify_locations(cafile=address.ca_file)
+        context = ClientContext.trusting(address.ca_file)
     except ssl.SSLError as exc:
         raise AddressError(f"ca_file {address.ca_file}: holds no PEM certificate") from exc
     if address.certificate_file is not None and address.key_file is not None:
@@ -86,12 +85,11 @@ def tls_context(address: BrokerAddress) -> ssl.SSLContext | None:
     return context
 
 
-def _load_identity(context: ssl.SSLContext, certificate_file: str, key_file: str) -> None:
+def _load_identity(context: ClientContext, certificate_file: str, key_file: str) -> None:
     _read(certificate_file, "certificate_file")
     _read(key_file, "key_file")
     try:
-        # An encrypted key would make OpenSSL ask on the terminal, where a service hangs.
-        context.load_cert_chain(certificate_file, key_file, password=lambda: b"")
+        context.use_identity(certificate_file, key_file)
     except (ssl.SSLError, ValueError) as exc:
         raise AddressError(
             f"certificate_file {certificate_file} and key_file {key_file}: not PEM, encrypted, or not a pair"

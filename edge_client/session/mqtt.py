@@ -36,6 +36,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from compression.errors import BrambleError
 from edge_client.session.address import BrokerAddress, read_password, tls_context
 from edge_client.session.inbox import ConnectionChange, Inbox, Incoming
+from edge_client.session.tls import ClientContext
 
 __all__ = ["ConnectionChange", "Incoming", "LastWill", "Session", "SessionError", "packet_bytes"]
 
@@ -105,6 +106,7 @@ class Session:
         self._closing = threading.Event()
         self._attempt = 0
         self._client: _Client | None = None
+        self._tls: ClientContext | None = None  # one for all connections: it learns that the clock is behind
         self._lock = threading.Lock()  # `close` and the keeper agree on which client is the last
         self._connection = 0  # counts; what came on one is acknowledged on no other
         self._leaving = False  # nothing more is taken from this client's connection
@@ -113,7 +115,8 @@ class Session:
     # ---- life ----
 
     def __enter__(self) -> Self:
-        tls_context(self.address), read_password(self.address)  # a bad file is the caller's error, now
+        self._tls = tls_context(self.address)  # a bad file is the caller's error, now
+        read_password(self.address)
         self._keeper.start()
         return self
 
@@ -227,11 +230,11 @@ class Session:
 
     def _protocol(self) -> Literal["5", "3.1.1"]:
         if self.address.protocol == "auto":
-            return "5" if _speaks_mqtt5(self.address, f"{self.client_id}-probe") else "3.1.1"
+            return "5" if _speaks_mqtt5(self.address, f"{self.client_id}-probe", self._tls) else "3.1.1"
         return self.address.protocol
 
     def _make_client(self, protocol: Literal["5", "3.1.1"]) -> _Client:
-        client = _base_client(self.address, self.client_id, protocol)
+        client = _base_client(self.address, self.client_id, protocol, self._tls)
         if self._will:
             client.will_set(self._will.topic, self._will.payload, qos=1, retain=True)
         client.on_connect = self._on_connect
@@ -330,7 +333,9 @@ def packet_bytes(topic: str, payload: bytes) -> int:
     return 1 + length_digits + rest
 
 
-def _base_client(address: BrokerAddress, client_id: str, protocol: Literal["5", "3.1.1"]) -> _Client:
+def _base_client(
+    address: BrokerAddress, client_id: str, protocol: Literal["5", "3.1.1"], tls: ClientContext | None
+) -> _Client:
     if protocol == "5":
         client = _Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=MQTTv5, manual_ack=True)
     else:
@@ -344,8 +349,8 @@ def _base_client(address: BrokerAddress, client_id: str, protocol: Literal["5", 
     client.connect_timeout = CONNECT_TIMEOUT_S
     if address.username is not None:
         client.username_pw_set(address.username, read_password(address))
-    if context := tls_context(address):
-        client.tls_set_context(context)
+    if tls is not None:
+        client.tls_set_context(tls)
     return client
 
 
@@ -357,7 +362,7 @@ def _connect_options(client: Client) -> dict[str, Any]:
     return {"clean_start": False, "properties": properties}
 
 
-def _speaks_mqtt5(address: BrokerAddress, client_id: str) -> bool:
+def _speaks_mqtt5(address: BrokerAddress, client_id: str, tls: ClientContext | None) -> bool:
     """Try MQTT 5; a broker of 3.1.1 refuses or hangs up. Raise `OSError` if nobody listens."""
     answered = threading.Event()
     accepted: list[bool] = []
@@ -371,7 +376,7 @@ def _speaks_mqtt5(address: BrokerAddress, client_id: str) -> bool:
     ) -> None:
         answered.set()
 
-    client = _base_client(address, client_id, "5")
+    client = _base_client(address, client_id, "5", tls)
     client.on_connect, client.on_disconnect = on_connect, on_disconnect
     # With the session kept: a broker that names clients by their certificate gives the probe the real one.
     client.connect(address.host, address.port, keepalive=KEEPALIVE_S, **_connect_options(client))

@@ -23,6 +23,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from edge_client.enrolment.keys import new_key, private_pem
 from edge_client.wire.topics import AGGREGATOR
 from provisioning.pki.certificates import (
     BACKDATE,
@@ -38,7 +39,6 @@ from provisioning.pki.keys import (
     check_name,
     load_private_key,
     new_private_key,
-    private_pem,
 )
 from provisioning.pki.ledger import (
     Issued,
@@ -121,14 +121,15 @@ class FleetCA:
 
     @classmethod
     def open(cls, directory: Path) -> FleetCA:
-        """An authority that `create` made."""
+        """An authority that `create` made. Writes nothing, unless a revocation was cut short."""
         if not (directory / "ca.key").exists():
             raise PkiError(f"{directory} holds no authority; make one with: bramble-provision ca init")
         authority = cls(directory)
-        with locked(directory):
-            ledger = authority.ledger()
-            if authority._crl_number() != ledger.crl_number:  # a revocation was cut short
-                authority._write_crl(ledger, datetime.now(UTC))
+        if authority._crl_number() != authority.ledger().crl_number:  # or another process is at it just now
+            with locked(directory):
+                ledger = authority.ledger()
+                if authority._crl_number() != ledger.crl_number:
+                    authority._write_crl(ledger, datetime.now(UTC))
         return authority
 
     def ledger(self) -> Ledger:
@@ -143,8 +144,12 @@ class FleetCA:
         role: Role = "device",
         days: int = CERTIFICATE_DAYS,
         now: datetime | None = None,
+        replacing: bool = False,
     ) -> bytes:
         """The certificate (PEM) for a request by the client `expected_name`.
+
+        With `replacing`, the name's other certificates are revoked in the same step, so that it is never
+        without one: a card that was made anew takes the place of the old card.
 
         Raises:
             PkiError: the request asks for another name or for more than a name, or its key is weak.
@@ -158,7 +163,7 @@ class FleetCA:
         now = now or datetime.now(UTC)
         end = self._end(days, now)
         key = checked_public_key(request, expected_name)
-        return self._issue(key, expected_name, role, now=now, end=end)
+        return self._issue(key, expected_name, role, now=now, end=end, replacing=replacing)
 
     def issue_server(
         self,
@@ -199,7 +204,7 @@ class FleetCA:
         The server uses it to take a revoked device's place at the broker and so end its connection.
         """
         now = now or datetime.now(UTC)
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = new_key()
         builder = template(self._certificate, key.public_key(), check_name(name), "device")
         builder = builder.not_valid_before(now - BACKDATE).not_valid_after(now + STAND_IN)
         certificate = builder.serial_number(x509.random_serial_number()).sign(self._key, hashes.SHA256())
@@ -222,6 +227,7 @@ class FleetCA:
         now: datetime,
         end: datetime,
         hosts: Sequence[x509.GeneralName] = (),
+        replacing: bool = False,
     ) -> bytes:
         builder = template(self._certificate, key, name, role).not_valid_before(now - BACKDATE)
         builder = builder.not_valid_after(end).serial_number(x509.random_serial_number())
@@ -238,7 +244,12 @@ class FleetCA:
                 format_time(certificate.not_valid_after_utc),
             )
             ledger = self.ledger()
+            replaced = replacing and any(old.revoked_at is None for old in ledger.of(name))
+            if replaced:
+                ledger = replace(ledger.with_revoked(name, now), crl_number=ledger.crl_number + 1)
             save_ledger(self.ledger_file, replace(ledger, issued=(*ledger.issued, entry)))
+            if replaced:
+                self._write_crl(self.ledger(), now)
         return certificate.public_bytes(serialization.Encoding.PEM)
 
     def _crl_number(self) -> int | None:

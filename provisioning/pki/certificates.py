@@ -13,8 +13,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from edge_client.enrolment.keys import common_name
 from provisioning.pki.errors import PkiError
-from provisioning.pki.keys import common_name, read_pem
+from provisioning.pki.keys import read_pem
 from provisioning.pki.ledger import Role
 
 CA_DAYS = 3650

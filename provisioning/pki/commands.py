@@ -10,10 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric import ec
-
 from compression.command_line import Commands, Run, command, group
 from compression.records import to_plain
+from edge_client.enrolment.keys import new_key
 from edge_client.wire.topics import AGGREGATOR
 from provisioning.pki.authority import CERTIFICATE_DAYS, FleetCA
 from provisioning.pki.errors import PkiError
@@ -111,7 +110,7 @@ def run_issue(args: argparse.Namespace) -> int:
 
 def _issue_client(authority: FleetCA, name: str, directory: Path, days: int) -> bytes:
     role: Role = "aggregator" if name == AGGREGATOR else "device"
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = new_key()
     certificate = authority.sign_csr(make_request(key, name), name, role=role, days=days)
     directory.mkdir(parents=True, exist_ok=True)  # only now: a refusal leaves nothing behind
     save_new_key(directory / KEY_FILE, key)

@@ -1,18 +1,14 @@
-"""Device keys and signing requests. A key is born where its owner lives and never travels.
-
-Elliptic curve P-256 for TLS (every Pi's OpenSSL has it; handshakes cost about a millisecond).
-"""
+"""Keys and signing requests as files. A key is born where its owner lives and never travels."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+from edge_client.enrolment.keys import new_key, private_pem, signing_request
 from edge_client.wire.topics import NAME_PATTERN
 from provisioning.pki.errors import PkiError
 from provisioning.pki.files import PRIVATE, PUBLIC, write_file, write_new_file
@@ -28,14 +24,9 @@ def check_name(name: str) -> str:
     return name
 
 
-def common_name(name: str) -> x509.Name:
-    """The X.509 name that says `name` and nothing else."""
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-
-
 def new_private_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """A new key in a new file of mode 0600; a key that is there already is never replaced."""
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = new_key()
     save_new_key(path, key)
     return key
 
@@ -48,13 +39,6 @@ def save_new_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
         raise PkiError(f"{path} exists; a key is never overwritten: move it away first") from exc
     except OSError as exc:
         raise PkiError(f"{path}: {exc.strerror or exc}") from exc
-
-
-def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    """The key as unencrypted PEM: it guards itself by the mode of its file, so that a Pi can start alone."""
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
 
 
 def load_private_key(path: Path) -> ec.EllipticCurvePrivateKey:
@@ -84,8 +68,7 @@ def make_device_key_and_csr(directory: Path, name: str) -> bytes:
 
 def make_request(key: ec.EllipticCurvePrivateKey, name: str) -> bytes:
     """A signing request for `name`, PEM."""
-    builder = x509.CertificateSigningRequestBuilder().subject_name(common_name(check_name(name)))
-    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    return signing_request(key, check_name(name))
 
 
 def read_pem(path: Path) -> bytes:
