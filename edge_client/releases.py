@@ -9,16 +9,22 @@ from __future__ import annotations
 import contextlib
 import logging
 
+from compression.updates import CodecError
 from edge_client.health import health
-from edge_client.inference.gate import MAX_REASON, GateVerdict, refusal, run_gate
-from edge_client.inference.slots import ModelSlots, SlotError
+from edge_client.inference.answering import at_home
+from edge_client.inference.gate import MAX_REASON, GateVerdict, preparation_digest, refusal, run_gate
+from edge_client.inference.patches import apply_patch
+from edge_client.inference.slots import ActiveModel, ModelSlots, SlotError
 from edge_client.session.blobs import BlobError, BlobStore
 from edge_client.state import DeviceState
-from edge_client.wire.blobs import sha256
-from edge_client.wire.messages import Release, ReleaseReport
+from edge_client.versions import wanted_blobs
+from edge_client.wire.blobs import BlobRef, sha256
+from edge_client.wire.messages import ModelSource, Release, ReleaseReport
 from edge_client.work import Workshop
 
 log = logging.getLogger(__name__)
+
+FOLDER = "models"  # in the state directory
 
 
 class Installer:
@@ -29,11 +35,69 @@ class Installer:
         self._blobs = blobs
         self._workshop = workshop
         self._threads = threads
-        self._slots = ModelSlots(state.directory / "models")
+        self._slots = ModelSlots(state.directory / FOLDER)
+        self._held: dict[str, bytes] | None = None  # files of the models here; read once, not every second
+        self._bad: set[str] = set()  # patches that did not make what was signed
+        self._here: tuple[int, bool] = (-1, False)  # order of a release, and whether its model is here already
 
     def active_version(self) -> int:
         """Version of the model that answers; 0 without one."""
         return self._slots.active_version()
+
+    # ---- fetching ----
+
+    def wanted(self, release: Release) -> list[BlobRef]:
+        """What must be fetched for a release: the shortest way to its model, and what the gate asks for."""
+        if self._here[0] != release.order:  # asked every second while chunks come in
+            self._here = release.order, self._is_active(release) or self._way_back(release)
+        if self._here[1]:
+            return []
+        memory = self._state.memory
+        held = memory.weights_digest if release.bundle.digest == memory.bundle else ""
+        refs = wanted_blobs(release.bundle, release.weights, held)
+        source = self._source(release)
+        return [*refs, source.blob if source else release.model]
+
+    def forget(self, release: Release) -> None:
+        """Give back the space of a model's file, which lies in its slot by now or was refused."""
+        self._held, self._here = None, (-1, False)
+        for ref in (release.model, *(source.blob for source in release.sources)):
+            self._blobs.path(ref.digest).unlink(missing_ok=True)
+
+    def _source(self, release: Release) -> ModelSource | None:
+        """The patch or packed file that is smaller than the file itself; None for the file."""
+        if self._blobs.has(release.model):
+            return None
+        if self._held is None:
+            models = filter(None, (self._active(), self._slots.previous()))
+            self._held = {sha256(model.tflite): model.tflite for model in models}
+        usable = [
+            source
+            for source in release.sources
+            if source.blob.digest not in self._bad
+            and (source.from_digest is None or source.from_digest in self._held)
+        ]
+        best = min(usable, key=lambda source: source.blob.size, default=None)
+        return best if best and best.blob.size < release.model.size else None
+
+    def _model(self, release: Release) -> bytes:
+        """The model's file; raise `BlobError` where a patch did not lead to it: then it is fetched whole."""
+        source = self._source(release)
+        if source is None:
+            return self._blobs.read(release.model)
+        base = (self._held or {}).get(source.from_digest or "", b"")
+        patch = self._blobs.read(source.blob)
+        try:
+            model = apply_patch(patch, base, release.model.size)
+        except CodecError as exc:
+            self._bad.add(source.blob.digest)
+            raise BlobError(f"{exc}; the whole model is fetched") from exc
+        if sha256(model) != release.model.digest:
+            self._bad.add(source.blob.digest)
+            raise BlobError("the patch makes another file than was signed; the whole model is fetched")
+        return model
+
+    # ---- deciding ----
 
     def install(self, release: Release, manifest: bytes = b"") -> ReleaseReport:
         """Gate a release whose blobs are all in the store, and activate it if it passes.
@@ -45,42 +109,70 @@ class Installer:
         Raises:
             OSError, BlobError: nothing is decided; it may go better another time.
         """
-        if self._is_active(release):  # the power went before the caller could remember it
+        if self._is_active(release):  # the power went before the caller could remember it, or a rollback
             return self._report(release, GateVerdict(True, "it was active already"), None)
-        reference: float | None = None
+        if self._way_back(release):
+            self._slots.rollback()
+            return self._report(release, GateVerdict(True, "back to the model before"), None)
+        if not release.rollback and (newer := self.active_version()) > release.version:
+            reason = f"version {release.version} is older than version {newer}, which answers: "
+            return self._report(release, refusal(reason + "only a signed rollback goes back"), None)
         try:
-            model = self._blobs.read(release.model)
-            trainer, data = self._workshop.open(release.bundle)
-            trainer.set_weights(self._workshop.weights(release.weights, trainer.spec))
-            sums = self._workshop.evaluate(trainer, data)
-            reference = sums.accuracy if sums else None
-            digest = release.model.digest
-            verdict = run_gate(
-                model, trainer.spec, data, release.gate, reference, threads=self._threads, digest=digest
-            )
-            if verdict.accepted:
-                slot = self._slots.stage(
-                    release.version, model, trainer.spec, manifest=manifest, digest=digest
-                )
-                self._slots.activate(slot)
+            verdict, reference = self._gated(release, manifest)
         except (OSError, BlobError):
             raise
         except Exception as exc:  # whatever a model brings out in the runtime, the data or the slots
             log.exception("release %d cannot be installed", release.version)
-            verdict = refusal(str(exc))
+            verdict, reference = refusal(str(exc)), None
         return self._report(release, verdict, reference)
 
-    def _is_active(self, release: Release) -> bool:
+    def replayed(self, release: Release) -> ReleaseReport:
+        """The answer to a release with an older order than one that was decided on."""
+        reason = f"a replay: order {release.order}, this device has seen {self._state.memory.release}"
+        return self._report(release, refusal(reason), None)
+
+    def _gated(self, release: Release, manifest: bytes) -> tuple[GateVerdict, float | None]:
+        model = self._model(release)
+        trainer, data = self._workshop.open(release.bundle)
+        if preparation_digest(trainer.spec) != release.preparation:
+            return refusal("the model was made for other classes or another preprocessing"), None
+        trainer.set_weights(self._workshop.weights(release.weights, trainer.spec))
+        sums = self._workshop.evaluate(trainer, data)
+        reference = sums.accuracy if sums else None
+        digest = release.model.digest
+        verdict = run_gate(
+            model, trainer.spec, data, release.gate, reference, threads=self._threads, digest=digest
+        )
+        if verdict.accepted:
+            slot = self._slots.stage(
+                release.version,
+                model,
+                trainer.spec,
+                manifest=manifest,
+                digest=digest,
+                answering=at_home(release.answering, trainer.spec, data),
+            )
+            self._slots.activate(slot)
+        return verdict, reference
+
+    def _active(self) -> ActiveModel | None:
         with contextlib.suppress(SlotError):
-            model = self._slots.active()
-            if model is not None and model.version == release.version:
-                return sha256(model.tflite) == release.model.digest
-        return False
+            return self._slots.active()
+        return None
+
+    def _is_active(self, release: Release) -> bool:
+        return _is(self._active(), release)
+
+    def _way_back(self, release: Release) -> bool:
+        """Whether a rollback is to the model that answered before: it has passed the gate here."""
+        return release.rollback and _is(self._slots.previous(), release)
 
     def _report(self, release: Release, verdict: GateVerdict, reference: float | None) -> ReleaseReport:
+        done = "rolled-back" if release.rollback else "activated"
         return ReleaseReport(
+            order=release.order,
             version=release.version,
-            outcome="activated" if verdict.accepted else "refused",
+            outcome=done if verdict.accepted else "refused",
             reason=verdict.reason[:MAX_REASON],
             accuracy=verdict.accuracy,
             reference_accuracy=reference,
@@ -90,3 +182,11 @@ class Installer:
             active_version=self.active_version(),
             health=health(self._state.directory),
         )
+
+
+def _is(model: ActiveModel | None, release: Release) -> bool:
+    return (
+        model is not None
+        and model.version == release.version
+        and sha256(model.tflite) == release.model.digest
+    )

@@ -35,14 +35,14 @@ def write_exact(values: Floats, to: Writer) -> None:
     del values  # the caller's only if it keeps it: a quarter of the memory at work
     planes = turned.astype("<u4", copy=False).view(np.uint8).reshape(-1, 4)
     for plane in (3, 2, 1, 0):
-        to.section(_squeeze(np.ascontiguousarray(planes[:, plane])))
+        to.section(squeeze(np.ascontiguousarray(planes[:, plane])))
 
 
 def read_exact(reader: Reader, count: int) -> Floats:
     """Inverse of `write_exact`; raise `CodecError` for anything else, or a value that is not finite."""
     planes = np.empty((count, 4), np.uint8)
     for plane in (3, 2, 1, 0):
-        planes[:, plane] = _unsqueeze(reader.section(), count)
+        planes[:, plane] = unsqueeze(reader.section(), count)
     turned = planes.reshape(-1).view("<u4").astype(np.uint32, copy=False)
     del planes
     pattern = turned >> np.uint32(1)
@@ -54,7 +54,7 @@ def read_exact(reader: Reader, count: int) -> Floats:
     return values
 
 
-def _squeeze(plane: npt.NDArray[np.uint8]) -> bytes:
+def squeeze(plane: npt.NDArray[np.uint8]) -> bytes:
     """The plane by the method that makes it smallest, which the first byte names."""
     candidates = [bytes([RAW]) + plane.tobytes()]
     estimate = rans.estimated_size(rans.histogram(plane))
@@ -75,7 +75,7 @@ def _repeats(plane: npt.NDArray[np.uint8], ratio: float) -> bool:
     return sum(sizes) < ratio * _TRIALS * _TRIAL
 
 
-def _unsqueeze(data: Bytes, count: int) -> npt.NDArray[np.uint8]:
+def unsqueeze(data: Bytes, count: int) -> npt.NDArray[np.uint8]:
     method, body = data[0] if len(data) else RAW, data[1:]
     if method == RANS and count:
         symbols, used = rans.decode(body, count)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
 
-from compression.records import Between, Length, Record
+from compression.records import Between, Length, Record, dumps
 from compression.spec import ModelSpec
 from edge_client.data import LocalData, batches
 from edge_client.inference.latency import Latency, measure_latency
@@ -33,11 +33,17 @@ class GateVerdict(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class _Score:
+class Score:
+    """Counts over validation examples, and whether every answer was finite."""
+
     right: int
     examples: int
     finite: bool
-    example: np.ndarray[tuple[int, ...], np.dtype[np.float32]]  # one of them, to measure latency with
+
+    @property
+    def accuracy(self) -> float | None:
+        """None without examples."""
+        return self.right / self.examples if self.examples else None
 
 
 def run_gate(
@@ -66,15 +72,21 @@ def run_gate(
     trial = try_model(model, spec, threads=threads)
     if not trial.ran:
         return refusal(trial.reason)
+    if (peak := trial.peak_rss_mb) is not None and peak > rule.max_memory_mb:
+        reason = f"it takes {peak:.0f} MB of memory, {rule.max_memory_mb:g} MB are allowed"
+        return replace(refusal(reason), peak_rss_mb=peak)
     try:
         predictor = Predictor(model, spec, threads=threads)
-        score = _score(predictor, spec, data)
-        latency = measure_latency(predictor, score.example)
+        score, latency = measure(predictor, data)
     except PredictionError as exc:
         return refusal(str(exc))
-    accuracy = score.right / score.examples if score.examples else None
-    accepted, reason = _decide(rule, score, accuracy, reference_accuracy, latency)
-    return GateVerdict(accepted, reason, accuracy, score.examples, latency, trial.peak_rss_mb)
+    accepted, reason = _decide(rule, score, reference_accuracy, latency)
+    return GateVerdict(accepted, reason, score.accuracy, score.examples, latency, trial.peak_rss_mb)
+
+
+def preparation_digest(spec: ModelSpec) -> str:
+    """Names the classes and the preprocessing of a spec: a file made for others answers nonsense."""
+    return sha256(dumps(spec.input) + b"\0" + "\0".join(spec.classes).encode())
 
 
 def refusal(reason: str) -> GateVerdict:
@@ -82,7 +94,9 @@ def refusal(reason: str) -> GateVerdict:
     return GateVerdict(False, reason[:MAX_REASON] or "no reason is known")
 
 
-def _score(predictor: Predictor, spec: ModelSpec, data: LocalData) -> _Score:
+def measure(predictor: Predictor, data: LocalData) -> tuple[Score, Latency]:
+    """A model on the validation examples, and how long it takes for one of them."""
+    spec = predictor.spec
     right = examples = 0
     finite = True
     example = np.zeros(spec.input.shape, np.float32)
@@ -93,12 +107,13 @@ def _score(predictor: Predictor, spec: ModelSpec, data: LocalData) -> _Score:
         right += int((probabilities.argmax(axis=1) == batch.labels[real]).sum())
         examples += int(real.sum())
         example = batch.inputs[0]
-    return _Score(right, examples, finite, example)
+    return Score(right, examples, finite), measure_latency(predictor, example)
 
 
 def _decide(
-    rule: GateRule, score: _Score, accuracy: float | None, reference: float | None, latency: Latency
+    rule: GateRule, score: Score, reference: float | None, latency: Latency
 ) -> tuple[bool, str]:
+    accuracy = score.accuracy
     if not score.finite:
         return False, "it answers with values that are not finite"
     if latency.p50_ms > rule.max_latency_ms:

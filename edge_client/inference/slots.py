@@ -3,7 +3,8 @@
 ::
 
     models/pointer.json     names of the folders of the active and the previous model
-    models/7-1f0c92e0a3b4/  version and digest of: model.tflite, spec.json, manifest, installed.json
+    models/7-1f0c92e0a3b4/  version and digest of: model.tflite, spec.json, manifest, answering.json,
+                            installed.json
 
 A release is written into a folder of its own, file by file, each synced; ``installed.json`` comes last and
 holds the SHA-256 of the others, so a folder that has it and agrees with it is whole. The switch is the
@@ -18,7 +19,7 @@ import contextlib
 import fcntl
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -28,13 +29,16 @@ from compression.records import Length, Matches, Record, RecordError, dumps, loa
 from compression.spec import MAX_SPEC_BYTES, ModelSpec
 from edge_client.files import sync_directory, write_atomically
 from edge_client.wire.blobs import Digest, sha256
+from edge_client.wire.calibration import Answering
 from edge_client.wire.messages import Number
 
 log = logging.getLogger(__name__)
 
 MODEL, SPEC, MANIFEST, INSTALLED = "model.tflite", "spec.json", "manifest", "installed.json"
+ANSWERING = "answering.json"
 POINTER, LOCK = "pointer.json", "lock"
 RECORD_BYTES = 4096  # more than either record takes
+ANSWERING_BYTES = 1 << 16
 READ_ATTEMPTS = 3  # a reader without the lock may meet a switch, but not three in a row
 
 Slot = Annotated[str, Matches(r"[0-9]{1,16}-[0-9a-f]{12}")]  # name of a folder
@@ -52,6 +56,7 @@ class Installed(Record):
     model: Digest
     spec: Digest
     manifest: Digest
+    answering: Digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +69,17 @@ class Pointer(Record):
 
 @dataclass(frozen=True, slots=True)
 class ActiveModel:
-    """A model that may answer; `manifest` is the signed release it came with, as it was received."""
+    """A model that may answer.
+
+    `manifest` is the signed release it came with, as it was received; `answering` what the release says
+    of its answers, with the limit that suits this device's examples.
+    """
 
     version: int
     tflite: bytes
     spec: ModelSpec
     manifest: bytes = b""
+    answering: Answering = Answering()
 
 
 class ModelSlots:
@@ -87,6 +97,7 @@ class ModelSlots:
         *,
         manifest: bytes = b"",
         digest: str | None = None,
+        answering: Answering = Answering(),
     ) -> str:
         """Write a model beside the others; nothing answers from it before `activate`.
 
@@ -96,6 +107,7 @@ class ModelSlots:
             spec: of the model.
             manifest: the signed release, kept as it is.
             digest: SHA-256 that the file must have, where the caller has not checked it.
+            answering: how its output becomes an answer.
 
         Returns:
             The folder's name, for `activate`.
@@ -107,15 +119,14 @@ class ModelSlots:
         found = sha256(tflite)
         if digest is not None and found != digest:
             raise SlotError(f"model {version} is not the file that was signed")
-        installed = Installed(
-            version=version, model=found, spec=sha256(dumps(spec)), manifest=sha256(manifest)
-        )
+        files = {MODEL: tflite, SPEC: dumps(spec), MANIFEST: manifest, ANSWERING: dumps(answering)}
+        installed = _installed(version, files)
         slot = f"{version}-{sha256(dumps(installed))[:12]}"
         with self._locked():
             try:
                 _read(self._directory / slot)  # a release that is offered again; it may be the active one
             except SlotError:
-                self._write(slot, tflite, spec, manifest, installed)
+                self._write(slot, files | {INSTALLED: dumps(installed)})
         return slot
 
     def activate(self, slot: str) -> None:
@@ -206,16 +217,12 @@ class ModelSlots:
     def _point(self, pointer: Pointer) -> None:
         write_atomically(self._directory / POINTER, dumps(pointer))
 
-    def _write(
-        self, slot: str, tflite: bytes, spec: ModelSpec, manifest: bytes, installed: Installed
-    ) -> None:
+    def _write(self, slot: str, files: Mapping[str, bytes]) -> None:
         folder = self._directory / slot
         shutil.rmtree(folder, ignore_errors=True)
         try:
-            write_atomically(folder / MODEL, tflite)
-            write_atomically(folder / SPEC, dumps(spec))
-            write_atomically(folder / MANIFEST, manifest)
-            write_atomically(folder / INSTALLED, dumps(installed))
+            for name, data in files.items():  # in this order: the last one makes the others count
+                write_atomically(folder / name, data)
             sync_directory(self._directory)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)  # gives the space back to those that answer
@@ -235,18 +242,24 @@ class ModelSlots:
             yield
 
 
+def _installed(version: int, files: Mapping[str, bytes]) -> Installed:
+    return Installed(
+        version=version,
+        model=sha256(files[MODEL]),
+        spec=sha256(files[SPEC]),
+        manifest=sha256(files[MANIFEST]),
+        answering=sha256(files[ANSWERING]),
+    )
+
+
 def _read(folder: Path) -> tuple[Installed, ActiveModel]:
     try:
         installed = loads(Installed, (folder / INSTALLED).read_bytes(), max_bytes=RECORD_BYTES)
-        tflite, plain = (folder / MODEL).read_bytes(), (folder / SPEC).read_bytes()
-        manifest = (folder / MANIFEST).read_bytes()
-        spec = loads(ModelSpec, plain, max_bytes=MAX_SPEC_BYTES)
+        files = {name: (folder / name).read_bytes() for name in (MODEL, SPEC, MANIFEST, ANSWERING)}
+        if _installed(installed.version, files) != installed:
+            raise SlotError(f"the model in {folder} is not the one that was installed")
+        spec = loads(ModelSpec, files[SPEC], max_bytes=MAX_SPEC_BYTES)
+        answering = loads(Answering, files[ANSWERING], max_bytes=ANSWERING_BYTES)
     except (OSError, RecordError) as exc:
         raise SlotError(f"{folder} holds no whole model: {exc}") from exc
-    if (sha256(tflite), sha256(plain), sha256(manifest)) != (
-        installed.model,
-        installed.spec,
-        installed.manifest,
-    ):
-        raise SlotError(f"the model in {folder} is not the one that was installed")
-    return installed, ActiveModel(installed.version, tflite, spec, manifest)
+    return installed, ActiveModel(installed.version, files[MODEL], spec, files[MANIFEST], answering)

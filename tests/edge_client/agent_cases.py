@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +15,7 @@ from compression.spec import ModelSpec, TableInput, TensorSpec, TrainableBundle,
 from compression.updates import pack_model
 from edge_client.agent import Agent
 from edge_client.config import DataConfig, EdgeConfig
+from edge_client.inference.gate import preparation_digest
 from edge_client.session.address import BrokerAddress
 from edge_client.session.inbox import ConnectionChange, Incoming
 from edge_client.session.mqtt import SessionError
@@ -152,15 +153,18 @@ def weights_ref(version: int = 0) -> WeightsRef:
     return WeightsRef(version=version, digest=weights_digest(WEIGHTS), full=BlobRef.of(pack_model(WEIGHTS)))
 
 
-def release(version: int, model: bytes = b"a model", spec: ModelSpec = SPEC) -> Release:
-    return Release(
+def release(version: int, model: bytes = b"a model", spec: ModelSpec = SPEC, **fields: Any) -> Release:
+    plain = Release(
         fleet="test",
+        order=version,
         version=version,
+        preparation=preparation_digest(spec),
         model=BlobRef.of(model),
         bundle=BlobRef.of(bundle_of(spec)),
         weights=weights_ref(),
         calibration="none",
     )
+    return replace(plain, **fields)
 
 
 UP, DOWN = ConnectionChange(True, "connected"), ConnectionChange(False, "lost")

@@ -1,0 +1,91 @@
+"""How a model does after the switch: asked again now and then, on the data as they are by then.
+
+A gate decides on one moment. A canary's worth is what comes after it: a board that throttles, new examples
+on which the model is worse, programs that get no answer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from compression.errors import BrambleError
+from compression.spec import ModelSpec
+from edge_client.data import LocalData
+from edge_client.inference.gate import measure
+from edge_client.inference.predictor import Predictor
+from edge_client.inference.slots import ActiveModel, ModelSlots, SlotError
+from edge_client.inference.usage import read_usage
+from edge_client.wire.errors import WireError
+from edge_client.wire.frame import decode
+from edge_client.wire.messages import ModelHealth, Release, WatchPlan
+
+log = logging.getLogger(__name__)
+
+LoadData = Callable[[ModelSpec], LocalData]
+
+
+class Aftercare:
+    """Watches the active model for as long as its release asks for; begins anew with each process."""
+
+    def __init__(self, directory: Path, load_data: LoadData, now: float, *, threads: int = 1) -> None:
+        self._directory = directory
+        self._slots = ModelSlots(directory)
+        self._load_data = load_data
+        self._threads = threads
+        self._plan = WatchPlan()
+        self._ends = self._next = now
+        self.begin(now)
+
+    def begin(self, now: float) -> None:
+        """The active model may be another one: watch it as its release says."""
+        self._plan = _plan_of(self._slots)
+        self._ends = now + self._plan.seconds
+        self._next = now if self._plan.seconds else self._ends
+
+    def next_due(self) -> float | None:
+        """When a report is due; None once the watch is over."""
+        return self._next if self._plan.seconds and self._next <= self._ends else None
+
+    def due(self, now: float) -> bool:
+        """Whether a report is due."""
+        return (at := self.next_due()) is not None and at <= now
+
+    def report(self, now: float) -> ModelHealth | None:
+        """Ask the model again; None without one."""
+        self._next = now + self._plan.every_s
+        try:
+            model = self._slots.active()
+        except SlotError as exc:
+            return ModelHealth(version=0, problem=str(exc)[:500])
+        return None if model is None else self._asked(model)
+
+    def _asked(self, model: ActiveModel) -> ModelHealth:
+        usage = read_usage(self._directory, model.version)
+        counts = {"answers": usage.answers, "errors": usage.errors, "unlike": usage.unlike}
+        try:
+            predictor = Predictor(model.tflite, model.spec, threads=self._threads)
+            score, latency = measure(predictor, self._load_data(model.spec))
+        except (BrambleError, MemoryError) as exc:
+            return ModelHealth(version=model.version, problem=str(exc)[:500] or "no memory", **counts)
+        return ModelHealth(
+            version=model.version,
+            accuracy=score.accuracy,
+            examples=score.examples,
+            latency_p50_ms=latency.p50_ms,
+            problem="" if score.finite else "it answers with values that are not finite",
+            **counts,
+        )
+
+
+def _plan_of(slots: ModelSlots) -> WatchPlan:
+    """What the active model's release asks for; nothing without a manifest that can be read."""
+    try:
+        model = slots.active()
+        if model is not None and model.manifest:
+            release = decode(model.manifest).message
+            return release.watch if isinstance(release, Release) else WatchPlan()
+    except (SlotError, WireError) as exc:
+        log.warning("the active model is not watched: %s", exc)
+    return WatchPlan()
