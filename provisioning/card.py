@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
+from compression.errors import BrambleError
 from compression.records import Between, Length, Matches, Record, RecordError
 from edge_client.config import DataConfig
 from edge_client.wire.topics import FleetName
@@ -31,6 +32,10 @@ SshKey = Annotated[
     ),
 ]
 CERTIFICATE = re.compile(r"\s*(-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----\s*)+")
+
+
+class CardError(BrambleError, ValueError):
+    """A card's settings are missing, unknown or impossible; the message names the card and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
