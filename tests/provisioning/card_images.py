@@ -103,7 +103,7 @@ def _make_root(path: Path, stage: Path, root: dict[str, bytes]) -> None:
 
 def trixie_image(path: Path) -> Path:
     """As Raspberry Pi OS trixie of 64 bits: cloud-init's seed on the boot partition."""
-    seed = {name: b"# as shipped\n" for name in ("user-data", "meta-data", "network-config")}
+    seed = dict.fromkeys(("user-data", "meta-data", "network-config"), b"# as shipped\n")
     return make_image(path, {"cmdline.txt": CMDLINE + b" resize\n", **seed}, system("trixie", "arm64"))
 
 
