@@ -14,7 +14,6 @@ from benchmarks.codec_commands import add_accuracy_bytes, add_wire
 from benchmarks.environment import Environment, read_environment
 from benchmarks.latency import benchmark_latency
 from benchmarks.latency import verdict as latency_verdict
-from benchmarks.progress import progress_bar
 from benchmarks.size import benchmark_size
 from benchmarks.text import environment_text, latency_text, size_text, training_text
 from benchmarks.timing import TimingRule
@@ -31,6 +30,7 @@ from compression.command_line import (
     seconds,
 )
 from compression.commands import parse_shape
+from compression.progress import progress_bar
 from compression.spec import Optimizer
 
 EXAMPLES = (

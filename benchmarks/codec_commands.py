@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from benchmarks.codec_text import accuracy_text, wire_text
 from benchmarks.codecs import CODECS
 from benchmarks.environment import Environment, read_environment
-from benchmarks.progress import progress_bar
 from benchmarks.wire import WireResult, benchmark_wire
 from compression.command_line import Commands, command, count, fraction, names, rate, seconds
 from compression.commands import parse_shape
+from compression.progress import progress_bar
 
 if TYPE_CHECKING:
     from benchmarks.accuracy_bytes import CodecResult
