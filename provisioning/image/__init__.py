@@ -1,0 +1,1 @@
+"""Card images: read, written, read back. Nothing here knows what an image holds; `customise` does."""
