@@ -6,12 +6,14 @@ import sys
 from collections.abc import Sequence
 
 from compression.command_line import program, run_program
+from provisioning.install_commands import add_bundle, add_wheelhouse
 from provisioning.pki.commands import add_ca_commands
 
 EXAMPLES = (
     "bramble-provision ca init --fleet ward-3 --ca fleet/ca",
     "bramble-provision ca sign pi-1.csr --name pi-1 --ca fleet/ca",
     "bramble-provision ca revoke pi-1 --ca fleet/ca --dry-run",
+    "bramble-provision wheelhouse --target trixie-arm64 --out wheelhouse/trixie-arm64",
 )
 
 
@@ -19,6 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status as `run_program` gives it."""
     parser, commands = program("bramble-provision", "Prepare the members of a fleet.", EXAMPLES)
     add_ca_commands(commands)
+    add_wheelhouse(commands)
+    add_bundle(commands)
     return run_program(parser, argv)
 
 

@@ -147,12 +147,19 @@ def _put_member(archive: tarfile.TarFile, member: tarfile.TarInfo, site: Path) -
         place = path.relative_to(DEBIAN_PYTHON)
         if not _wanted(place, frozenset()):
             return False
-    elif ".so" in path.name and path.is_relative_to("usr/lib"):
+    elif ".so" in path.name and path.suffix != ".py" and _is_library_folder(path.parent):
         place = PurePosixPath(LIBRARIES, _asked_for_as(archive, path))
     else:
         return False
     _put(site, place, data)
     return True
+
+
+def _is_library_folder(folder: PurePosixPath) -> bool:
+    """``lib/TRIPLET``, or where Debian keeps the linear algebra that alternatives choose among."""
+    chosen_by_alternatives = folder.name in ("blas", "lapack")
+    triplet = folder.parent if chosen_by_alternatives else folder
+    return "-linux-gnu" in triplet.name and triplet.parent.name == "lib"
 
 
 def _asked_for_as(archive: tarfile.TarFile, path: PurePosixPath) -> str:

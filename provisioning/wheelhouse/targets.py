@@ -81,7 +81,7 @@ BOOKWORM_ARMHF = DebianPackages(
             "cffi": "python3-cffi-backend",
         }
     ),
-    base=("systemd", "python3", "ca-certificates", "openssl", "apt", "udev", "libc6", "perl-base"),
+    base=("systemd", "python3", "ca-certificates", "perl", "mime-support", "python3-pkg-resources"),
 )
 
 SYSTEMS: Mapping[str, System] = MappingProxyType(

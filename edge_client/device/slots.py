@@ -1,0 +1,175 @@
+"""Two clients on one device, A and B, a pointer that says which one runs, and the trial of a new one.
+
+::
+
+    /opt/bramble/a/client.json, a/site/   one client; b/ the other
+    /opt/bramble/pointer.json             which one is active, and which was before; root's
+    /var/lib/bramble/trial.json           how the active one's trial stands; the service's
+
+A new client is on trial until it has been online. The launcher counts its starts before each of them, so that
+power cuts and crashes count, too; after `MAX_STARTS`, or when a start ends without `online`, the previous
+client runs again. The pointer is root's: a client can fail its own trial, never choose what runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tarfile
+from pathlib import Path
+from typing import IO, Any
+
+PREFIX, STATE = Path("/opt/bramble"), Path("/var/lib/bramble")
+SLOTS = ("a", "b")
+POINTER, TRIAL, CLIENT, SITE = "pointer.json", "trial.json", "client.json", "site"
+LIBRARIES = "shared-libraries"
+MAX_STARTS = 3  # of a client on trial
+TRIAL_S = 600  # a start may take this long until the client is online
+MAX_RECORD_BYTES = 64 * 1024
+MAX_ARCHIVE_FILES, MAX_UNPACKED_BYTES = 50_000, 2 << 30
+
+
+class SlotError(Exception):
+    """There is no client that can run, or an archive is not one."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A small JSON object; empty where the file is missing or damaged, as after a power cut."""
+    try:
+        with path.open("rb") as file:
+            plain = json.loads(file.read(MAX_RECORD_BYTES))
+    except (OSError, ValueError):
+        return {}
+    return plain if isinstance(plain, dict) else {}
+
+
+def write_json(path: Path, plain: dict[str, Any]) -> None:
+    """Replace a small JSON object: the old one or the new one is there, whatever happens."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(plain, file, sort_keys=True)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def client_of(prefix: Path, slot: str) -> dict[str, Any]:
+    """What lies in a slot: ``client.json``; empty where there is no whole client."""
+    folder = prefix / slot
+    return read_json(folder / CLIENT) if slot in SLOTS and (folder / SITE).is_dir() else {}
+
+
+def chosen(prefix: Path, state: Path) -> str:
+    """The slot whose client runs now: the active one, or the one before where the trial failed."""
+    pointer = read_json(prefix / POINTER)
+    active, previous = str(pointer.get("active", "")), str(pointer.get("previous", ""))
+    if not client_of(prefix, active):
+        if client_of(prefix, previous):
+            return previous
+        raise SlotError(f"{prefix} holds no client; install one: bramble-provision ssh, or a new card")
+    failed = trial_of(prefix, state, active).get("state") == "failed"
+    return previous if failed and client_of(prefix, previous) else active
+
+
+def trial_of(prefix: Path, state: Path, slot: str) -> dict[str, Any]:
+    """How the trial of the client in a slot stands; empty before its first start."""
+    trial = read_json(state / TRIAL)
+    return trial if trial.get("build") == client_of(prefix, slot).get("build") else {}
+
+
+def begin_start(prefix: Path, state: Path) -> tuple[str, bool]:
+    """Choose a client for a start as a service, and count the start; the slot, and whether it is on trial."""
+    slot = chosen(prefix, state)
+    pointer = read_json(prefix / POINTER)
+    previous = client_of(prefix, str(pointer.get("previous", "")))
+    if slot != pointer.get("active") or not previous:
+        return slot, False  # nothing to go back to
+    trial = trial_of(prefix, state, slot)
+    if trial.get("state") == "passed":
+        return slot, False
+    starts = int(trial.get("starts", 0)) + 1
+    build = client_of(prefix, slot).get("build")
+    if starts > MAX_STARTS:
+        reason = f"not online in {MAX_STARTS} starts"
+        write_json(state / TRIAL, {"build": build, "state": "failed", "starts": starts - 1, "reason": reason})
+        return str(pointer["previous"]), False
+    write_json(state / TRIAL, {"build": build, "state": "on trial", "starts": starts})
+    return slot, True
+
+
+def passed(state: Path) -> bool:
+    """The running client is online: its trial is over. True where it was on one."""
+    trial = read_json(state / TRIAL)
+    if trial.get("state") != "on trial":
+        return False
+    write_json(state / TRIAL, trial | {"state": "passed"})
+    return True
+
+
+def free_slot(prefix: Path, state: Path) -> str:
+    """The slot that a new client may be unpacked into: the one that does not run."""
+    try:
+        running = chosen(prefix, state)
+    except SlotError:
+        return SLOTS[0]
+    return SLOTS[1 - SLOTS.index(running)]
+
+
+def install(prefix: Path, state: Path, archive: IO[bytes]) -> str:
+    """Unpack a client beside the running one and let it run from the next start on; its slot.
+
+    Raises:
+        SlotError: the archive is not a client; the running one stands.
+    """
+    slot = free_slot(prefix, state)
+    running = chosen(prefix, state) if client_of(prefix, SLOTS[1 - SLOTS.index(slot)]) else ""
+    if running:  # after a failed trial the pointer still names the slot that is about to be replaced
+        write_json(prefix / POINTER, {"active": running})
+    unpack(archive, prefix / slot)
+    write_json(prefix / POINTER, {"active": slot} | ({"previous": running} if running else {}))
+    return slot
+
+
+def unpack(archive: IO[bytes], folder: Path) -> None:
+    """Replace a folder by what is in ``client.tar.gz``; half of it never counts."""
+    fresh = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    try:
+        _extract(archive, fresh)
+    except (tarfile.TarError, EOFError, ValueError, OSError) as exc:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise SlotError(f"the client's archive cannot be unpacked: {exc}") from exc
+    os.sync()  # one call for a thousand files, before the name changes
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh.rename(folder)
+    sync_folder(folder.parent)
+
+
+def _extract(archive: IO[bytes], fresh: Path) -> None:
+    left, count = MAX_UNPACKED_BYTES, 0
+    with tarfile.open(fileobj=archive, mode="r|gz") as tar:
+        for member in tar:
+            parts = Path(member.name).parts
+            count, left = count + 1, left - member.size
+            inside = parts[:1] == (SITE,) or parts == (CLIENT,)
+            if not member.isfile() or ".." in parts or not inside or left < 0 or count > MAX_ARCHIVE_FILES:
+                raise ValueError(f"{member.name[:80]!r} does not belong into a client")
+            source, target = tar.extractfile(member), fresh / member.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("wb") as file:
+                shutil.copyfileobj(source, file) if source else None
+            target.chmod(0o644)
+    if not read_json(fresh / CLIENT) or not (fresh / SITE).is_dir():
+        raise ValueError("it holds no client.json and no site")
