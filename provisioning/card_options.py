@@ -129,7 +129,7 @@ def read_cards(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
 
 
 def read_inventory(path: Path) -> dict[str, dict[str, Any]]:
-    """The rows of a CSV file: a column ``name``, others are keys of cards.toml; an empty cell sets nothing."""
+    """The rows of a CSV file: a column ``name``, others are keys of cards.toml; empty cells set nothing."""
     cards: dict[str, dict[str, Any]] = {}
     for number, row in enumerate(csv.DictReader(read_text(path).splitlines()), start=2):
         name = (row.pop("name", None) or "").strip()
