@@ -12,6 +12,7 @@ import logging
 import platform
 import random
 import secrets
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -22,9 +23,11 @@ from pathlib import Path
 from edge_client import health
 from edge_client.config import EdgeConfig
 from edge_client.data import DataSource, summarise
+from edge_client.device.slots import passed
 from edge_client.inference.aftercare import Aftercare
 from edge_client.releases import FOLDER, Installer
 from edge_client.runtime import runtime_name, runtime_version
+from edge_client.sd_notify import ServiceManager
 from edge_client.session.blobs import BlobError, BlobStore
 from edge_client.session.downloads import Downloads
 from edge_client.session.mqtt import ConnectionChange, Incoming, LastWill, Session, SessionError
@@ -62,8 +65,9 @@ LONGEST_SLEEP_S = 1.0  # SIGTERM sets an event that nothing here waits on
 class Agent:
     """One device. `run` returns when `stop` is set."""
 
-    def __init__(self, config: EdgeConfig) -> None:
+    def __init__(self, config: EdgeConfig, manager: ServiceManager | None = None) -> None:
         self._config = config
+        self._manager = manager or ServiceManager()
         self._topics = Topics(config.fleet)
         self._verifier = Verifier(config.server_key)
         self._state = DeviceState(Path(config.state))
@@ -108,8 +112,11 @@ class Agent:
         self._stop = stop
         with self._session:
             log.info("%s: connecting to %s", self._config.name, self._config.broker)
+            self._manager.ready()
             while not stop.is_set():
+                self._manager.alive()
                 self._step()
+            self._manager.stopping()
             self._say_goodbye()
 
     # ---- one turn of the loop ----
@@ -165,12 +172,21 @@ class Agent:
         self._give_up_at = None
         if not change.connected:
             log.info("not connected: %s", change.reason)
+            self._manager.status(f"not connected: {change.reason}")
             return
         log.info("connected")
         self._downloads.reconnected(time.monotonic())
         self._offer_soon()
         self._send(Presence(state="online", session=self._process), STATUS, retain=True)
         self._send(self._hello(), MESSAGE)
+        self._manager.status(f"connected to {self._config.broker}")
+        self._end_trial()
+
+    def _end_trial(self) -> None:
+        """A client on trial is kept once it is online; the launcher's alarm would have ended it."""
+        if passed(self._state.directory):
+            signal.alarm(0)
+            log.info("this client has passed its trial")
 
     def _on_message(self, incoming: Incoming) -> None:
         channel = incoming.topic.rsplit("/", 1)[-1]
@@ -259,6 +275,7 @@ class Agent:
 
     def _must_stop(self) -> bool:
         """Between two batches: see to what has come in; is it over, or is there a task that does not wait?"""
+        self._manager.alive()
         while (item := self._session.receive(0)) is not None:
             self._handle(item)
         return self._stop.is_set() or self._replaced

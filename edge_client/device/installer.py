@@ -25,6 +25,7 @@ from typing import Any
 
 from edge_client.device import slots
 from edge_client.device.status import append_status, status_line
+from edge_client.device.unpack import install
 
 SUMS, PLAN, ARCHIVE, LOG = "SHA256SUMS", "install.json", "client.tar.gz", "status.log"
 RESUME_UNIT = "bramble-install.service"
@@ -155,7 +156,7 @@ class Installer:
         if self._change(f"install client {plan['client']['version']}, build {plan['client']['build']}"):
             prefix.mkdir(parents=True, exist_ok=True)
             with (self.bundle / ARCHIVE).open("rb") as archive:
-                slots.install(prefix, state, archive)
+                install(prefix, state, archive)
 
     def _system(self, plan: dict[str, Any]) -> None:
         """Have systemd see the units, and start what is not running."""
