@@ -18,12 +18,15 @@ from edge_client.wire.topics import AGGREGATOR, Topics
 from provisioning.pki.authority import FleetCA
 from provisioning.pki.errors import PkiError
 from provisioning.pki.files import PRIVATE, PUBLIC
-from provisioning.pki.identity import ensure_identity, ensure_server_certificate
+from provisioning.pki.identity import (
+    ALL_INTERFACES,
+    LOOPBACK,
+    ensure_identity,
+    ensure_server_certificate,
+    listening_names,
+)
 
 log = logging.getLogger(__name__)
-
-LOOPBACK = "127.0.0.1"
-ALL_INTERFACES = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 
 
 class MosquittoBroker(Broker):
@@ -150,14 +153,11 @@ class MosquittoBroker(Broker):
         if self._pki is None or self._revocations is None:
             files.put(files.acl, self._rules.mosquitto_acl().encode(), PRIVATE)
             return
-        ensure_server_certificate(self._pki, files.key, files.certificate, self._certificate_names())
+        names = listening_names(self._host, self._names)
+        ensure_server_certificate(self._pki, files.key, files.certificate, names)
         files.give(files.key)
         files.put(files.ca_certificate, self._pki.certificate_file.read_bytes(), PUBLIC)
         self._revocations.write()
-
-    def _certificate_names(self) -> list[str]:
-        listening = [] if self._host in ALL_INTERFACES else [self._host]
-        return list(dict.fromkeys([*self._names, *listening, "localhost", LOOPBACK]))
 
     def _reachable_host(self) -> str:
         return LOOPBACK if self._host in ALL_INTERFACES else self._host

@@ -75,11 +75,10 @@ class DeviceIdentity:
         certificate = self.certificate()
         if certificate is None:
             return "none"
-        left = certificate.not_valid_after_utc - (now or datetime.now(UTC))
-        if left.total_seconds() <= 0:
+        now = now or datetime.now(UTC)
+        if certificate.not_valid_after_utc <= now:
             return "expired"
-        life = certificate.not_valid_after_utc - certificate.not_valid_before_utc
-        return "due" if left < life * RENEW_SHARE else "good"
+        return "due" if is_due(certificate, now) else "good"
 
     def request(self) -> str:
         """The request for a certificate, PEM. The key is made if there is none; one that is there stays."""
@@ -116,3 +115,9 @@ class DeviceIdentity:
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise EnrolmentError(f"{self.key_file} is not an elliptic-curve key; move it away")
         return key
+
+
+def is_due(certificate: x509.Certificate, now: datetime) -> bool:
+    """Whether so little of a certificate's life is left that it is to be renewed."""
+    life = certificate.not_valid_after_utc - certificate.not_valid_before_utc
+    return certificate.not_valid_after_utc - now < life * RENEW_SHARE

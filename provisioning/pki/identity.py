@@ -18,6 +18,8 @@ from provisioning.pki.keys import CA_FILE, CERTIFICATE_FILE, KEY_FILE, make_devi
 from provisioning.pki.ledger import Role
 
 RENEW_BEFORE = timedelta(days=30)
+LOOPBACK = "127.0.0.1"
+ALL_INTERFACES = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,12 @@ def ensure_server_certificate(
     if _is_good(authority, identity, now) and server_names(certificate_file) == set(hosts):
         return
     write_file(certificate_file, authority.issue_server(key_file, hosts, now=now), mode=PUBLIC)
+
+
+def listening_names(host: str, names: Sequence[str]) -> tuple[str, ...]:
+    """What the certificate of a service on `host` says, if devices know this machine by `names` as well."""
+    listening = [] if host in ALL_INTERFACES else [host]
+    return tuple(dict.fromkeys([*names, *listening, "localhost", LOOPBACK]))
 
 
 def server_names(certificate_file: Path) -> set[str]:
