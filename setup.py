@@ -29,6 +29,7 @@ SERVER = [
     "amqtt==0.12.1",  # the behaviour relied on was measured on this version: docs/adr/0003
     "isal>=1.7",
     "jsonschema>=4.18",
+    "bsdiff4>=1.2",
     "matplotlib>=3.8",
     "PyYAML>=6",
     "packaging>=23",

@@ -6,6 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
+from broker_server.cohort import AnyCohort
+from broker_server.cohort.everyone import Everyone
+from broker_server.strategies import AnyStrategy
+from broker_server.strategies.fedavg import FedAvg
+from broker_server.strategies.fedbuff import FedBuff
+from broker_server.strategies.fedper import FedPer
 from compression.records import Between, Length, Matches, Record, RecordError
 from compression.spec import Augmentation, Label, Loss, Optimizer
 from compression.updates import PROFILES
@@ -63,6 +69,9 @@ class RoundsConfig(Record):
     wait_s: Seconds = 300.0
     deadline_s: Seconds = 3600.0
     grace_s: Seconds = 60.0
+    late: Literal["drop", "weigh"] = "drop"  # results of an earlier round: thrown away, or count for less
+    max_staleness: Annotated[int, Between(1, 1000)] = 3  # of a late result, in rounds
+    fine_tune_epochs: Annotated[int, Between(0, 1000)] = 0  # after the last round, each device for itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +107,24 @@ class ReleaseConfig(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class RolloutConfig(Record):
+    """How a model reaches the fleet: canaries, growing shares, everyone; docs/rollout.md."""
+
+    canary: Annotated[str, Length(1, 4096)] = "5%"  # of the devices; or a number of them; or their names
+    stages: tuple[Annotated[float, Between(0, 100)], ...] = (
+        25.0,
+    )  # percent that have it after each next wave
+    observe_s: Seconds = 60.0  # after a wave has decided, before the next one
+    min_success: Annotated[float, Between(0, 1)] = 0.8  # share of the offered that must take it to go on
+    max_failed: Annotated[float, Between(0, 1)] = 0.1  # share of the offered above which it is taken back
+    max_errors: Annotated[float, Between(0, 1)] = 0.05  # share of failed answers on a device in use
+    automatic: bool = True  # false: after the canaries it waits for `bramble-server models promote`
+
+
+AT_ONCE = RolloutConfig(canary="100%", stages=(), observe_s=0.0, max_failed=1.0)  # each device's gate alone
+
+
+@dataclass(frozen=True, slots=True)
 class ServerConfig(Record):
     """Everything the server needs to know."""
 
@@ -109,9 +136,12 @@ class ServerConfig(Record):
     broker: BrokerConfig = BrokerConfig()
     model: ModelConfig = ModelConfig()
     rounds: RoundsConfig = RoundsConfig()
+    strategy: AnyStrategy = FedAvg()
+    cohort: AnyCohort = Everyone()
     codec: CodecConfig = CodecConfig()
     data: DataConfig = DataConfig()
     release: ReleaseConfig = ReleaseConfig()
+    rollout: RolloutConfig = RolloutConfig()
 
     def __post_init__(self) -> None:
         Record.__post_init__(self)
@@ -125,6 +155,34 @@ class ServerConfig(Record):
                 f"ServerConfig: rounds.wait_for ({self.rounds.wait_for}) is less than "
                 f"rounds.quorum ({self.rounds.quorum})"
             )
+        _check_strategy(self)
+
+
+def _check_strategy(config: ServerConfig) -> None:
+    """Raise `RecordError` for what cannot hold together, with the reason."""
+    strategy, size = config.strategy, config.cohort.size
+    if problem := strategy.problem(config.model.optimizer):
+        raise RecordError(f"ServerConfig: {problem}")
+    if isinstance(strategy, FedPer) and config.release.enabled:
+        raise RecordError(
+            "ServerConfig: with strategy fedper the last layers stay on the devices, so there is no model to "
+            "release: set release.enabled = false"
+        )
+    if strategy.BUFFERED and config.cohort != Everyone():
+        raise RecordError(
+            f"ServerConfig: strategy {strategy.TAG} asks every device that is free: leave [cohort] out"
+        )
+    if strategy.CONTROL and config.rounds.late == "weigh":
+        raise RecordError(
+            f"ServerConfig: strategy {strategy.TAG} cannot weigh late results, their control variates belong "
+            "to an older fleet's: set rounds.late = 'drop'"
+        )
+    enough = strategy.buffer if isinstance(strategy, FedBuff) else size
+    if enough is not None and enough < config.rounds.quorum:
+        raise RecordError(
+            f"ServerConfig: a round ends with {enough} results, less than rounds.quorum "
+            f"({config.rounds.quorum})"
+        )
 
 
 def load_config(path: Path) -> ServerConfig:

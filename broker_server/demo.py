@@ -15,6 +15,7 @@ from typing import Literal
 from broker_server.baselines import BaselineJob, run_baselines
 from broker_server.clients import ClientProcesses
 from broker_server.config import (
+    AT_ONCE,
     BrokerConfig,
     CodecConfig,
     DataConfig,
@@ -184,6 +185,7 @@ def demo_config(options: DemoOptions, data: DemoData) -> ServerConfig:
             calibration=_resolved(data.calibration) if data.calibration else None,
         ),
         release=ReleaseConfig(wait_s=60.0),
+        rollout=AT_ONCE,
     )
 
 

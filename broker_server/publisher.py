@@ -26,11 +26,11 @@ ACK_TIMEOUT_S = 30.0
 class Publisher:
     """Publishes for one fleet and counts the bytes for each device."""
 
-    def __init__(self, session: Session, topics: Topics, signer: Signer, artefacts: BlobStore) -> None:
+    def __init__(self, session: Session, topics: Topics, signer: Signer, *stores: BlobStore) -> None:
         self._session = session
         self._topics = topics
         self._signer = signer
-        self._artefacts = artefacts
+        self._stores = stores  # a blob is served from the first that has it
         self._announced: dict[str, BlobRef] = {}
         self._broadcast: set[str] = set()
         self._once: set[str] = set()  # blobs that a device fetches once a run: the program, the first weights
@@ -44,12 +44,19 @@ class Publisher:
         self._to_everyone(TASK, task)
         self._broadcast_once(broadcast)
 
-    def release(self, release: Release) -> None:
-        """Publish a release, retained, and broadcast its model once."""
-        self._announce(release)
-        self._announced[release.model.digest] = release.model
+    def release(self, release: Release, *, broadcast: bool = True) -> None:
+        """Publish a release, retained; broadcast once the model, or the way to it that most can take."""
+        self.announce(release)
         self._to_everyone(RELEASE, release)
-        self._broadcast_once([release.model])
+        if broadcast:
+            ways = [release.model, *(source.blob for source in release.sources)]
+            self._broadcast_once([min(ways, key=lambda ref: ref.size)])
+
+    def announce(self, release: Release) -> None:
+        """Let devices ask for what a release names."""
+        self._announce(release)
+        refs = [release.model, *(source.blob for source in release.sources)]
+        self._announced |= {ref.digest: ref for ref in refs}
 
     def tell(self, device: str, message: Message) -> None:
         """Publish a signed message for one device; one that cannot be sent is asked for again."""
@@ -100,7 +107,7 @@ class Publisher:
                 continue
             frames = [
                 encode(Chunk(blob=ref.digest, index=index), part)
-                for index, part in enumerate(split(self._artefacts.read(ref)))
+                for index, part in enumerate(split(self._store_of(ref).read(ref)))
             ]
             self._session.publish_many(((topic, frame) for frame in frames), timeout_s=ACK_TIMEOUT_S)
             self._count(ref, sum(packet_bytes(topic, frame) for frame in frames), None)
@@ -108,11 +115,14 @@ class Publisher:
 
     def _chunk(self, ref: BlobRef, index: int) -> bytes:
         try:
-            with self._artefacts.path(ref.digest).open("rb") as file:
+            with self._store_of(ref).path(ref.digest).open("rb") as file:
                 file.seek(index * CHUNK_BYTES)
                 return file.read(CHUNK_BYTES)
         except FileNotFoundError as exc:
             raise WireError(f"blob {ref.digest[:12]} is of a version that is no longer kept") from exc
+
+    def _store_of(self, ref: BlobRef) -> BlobStore:
+        return next((store for store in self._stores if store.has(ref)), self._stores[0])
 
     def _count(self, ref: BlobRef, size: int, device: str | None) -> None:
         if ref.digest in self._once:

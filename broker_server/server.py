@@ -29,6 +29,7 @@ from broker_server.report.observer import (
     UpdateReceived,
 )
 from broker_server.results import round_figures
+from broker_server.rollout.registry import MODELS
 from broker_server.rollout.release import Rollout
 from broker_server.rounds.machine import (
     Closed,
@@ -57,6 +58,7 @@ from edge_client.wire.messages import (
     Chunk,
     Hello,
     HelloRequest,
+    ModelHealth,
     Presence,
     ReleaseReport,
     Result,
@@ -86,12 +88,13 @@ class Server:
         self._session = Session(broker.server_address(), AGGREGATOR, filters, manual_ack=True)
         self._dropped = 0  # messages that the broker acknowledged and threw away
         signer = load_signing_key(Path(config.keys))
-        self._publisher = Publisher(self._session, self._topics, signer, self.stages.artefacts)
+        models = BlobStore(Path(config.state) / MODELS)
+        self._publisher = Publisher(self._session, self._topics, signer, self.stages.artefacts, models)
         self._uploads = Uploads(BlobStore(Path(config.state) / "incoming"), self._publisher.tell)
         self._intake = Intake(
             self.stages, self._uploads, self._publisher.tell, self._on_accepted, self._on_failure
         )
-        self._rollout = Rollout(config, self.stages, self._publisher, observer)
+        self._rollout = Rollout(config, self.stages, models, self._publisher, observer, signer)
         rounds = config.rounds
         self._rules = Rules(
             quorum=rounds.quorum,
@@ -109,6 +112,7 @@ class Server:
         self._broker_checked = 0.0
         self._present: dict[str, str] = {}  # device: its process's session, as the broker says
         self._ask_at = 0.0
+        self._rounds = True  # False: only a rollout is led
 
     def run(self, stop: threading.Event) -> None:
         """Go through the stages, then the release; return when done or told to stop.
@@ -122,12 +126,22 @@ class Server:
             while self._state.phase != "finished" and not stop.is_set():
                 self._turn()
             if self._state.phase == "finished" and self.config.release.enabled:
-                self._rollout.begin()
-                while self._rollout.waiting_for(self._state.online) and not stop.is_set():
-                    self._turn()
-                    self._rollout.publish_again()
+                self._rollout.begin(self._reachable())
+                self._lead_rollout(stop)
             if self.finished:
                 self._publish_idle()
+
+    def roll_out(self, stop: threading.Event) -> None:
+        """Carry out the orders that wait in the ledger and lead the rollout to its end; no rounds."""
+        self._rounds = False
+        with self._session:
+            self._session.wait_connected(30.0)
+            self._lead_rollout(stop)
+
+    def _lead_rollout(self, stop: threading.Event) -> None:
+        self._turn()
+        while self._rollout.busy(self._reachable()) and not stop.is_set():
+            self._turn()
 
     @property
     def finished(self) -> bool:
@@ -163,13 +177,19 @@ class Server:
             events = self._on_message(item)
             item.acknowledge()  # what counts is durable by now
         for event in (*events, Tick()):
-            self._feed(event)
+            if self._rounds:
+                self._feed(event)
+        self._rollout.tick(self._reachable())
         self._uploads.tick(time.monotonic())
         if self._session.connected:
             self._ask_for_hellos()
             self._republish()
         else:
             self._revive_broker()
+
+    def _reachable(self) -> frozenset[str]:
+        """Devices that are there and may get a model."""
+        return frozenset(self._present) & frozenset(self._hellos) - frozenset(self._unfit)
 
     # ---- the machine ----
 
@@ -330,6 +350,8 @@ class Server:
                 self._publisher.send_chunks(device, message)
             case ReleaseReport():
                 self._rollout.on_report(device, message)
+            case ModelHealth():
+                self._rollout.on_health(device, message)
             case _:
                 raise WireError(f"{type(message).__name__} is not a device's message")
         return None
@@ -361,6 +383,7 @@ class Server:
             self._unfit[device] = problem
             return None
         self._unfit.pop(device, None)
+        self._rollout.on_hello(device, hello)
         if device not in self._state.online:
             self._observer.device_joined(
                 DeviceJoined(device, hello.data.examples, hello.runtime, hello.architecture, returned)

@@ -38,7 +38,10 @@ class Installer:
         self._slots = ModelSlots(state.directory / FOLDER)
         self._held: dict[str, bytes] | None = None  # files of the models here; read once, not every second
         self._bad: set[str] = set()  # patches that did not make what was signed
-        self._here: tuple[int, bool] = (-1, False)  # order of a release, and whether its model is here already
+        self._here: tuple[int, bool] = (
+            -1,
+            False,
+        )  # order of a release, and whether its model is here already
 
     def active_version(self) -> int:
         """Version of the model that answers; 0 without one."""

@@ -89,6 +89,11 @@ class Ledger:
         self._db.close()
         self._lock.close()
 
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """For tables of a subject of its own in the same file, under the same lock."""
+        return self._db
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All or nothing."""

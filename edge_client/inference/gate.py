@@ -110,9 +110,7 @@ def measure(predictor: Predictor, data: LocalData) -> tuple[Score, Latency]:
     return Score(right, examples, finite), measure_latency(predictor, example)
 
 
-def _decide(
-    rule: GateRule, score: Score, reference: float | None, latency: Latency
-) -> tuple[bool, str]:
+def _decide(rule: GateRule, score: Score, reference: float | None, latency: Latency) -> tuple[bool, str]:
     accuracy = score.accuracy
     if not score.finite:
         return False, "it answers with values that are not finite"

@@ -86,7 +86,9 @@ def _describe_pictures(pictures: Doubles) -> Doubles:
     down, across = np.diff(grey, axis=1), np.diff(grey, axis=2)
     grain = [down, across, np.diff(down, axis=1), np.diff(across, axis=2)]
     features = [*blocks, grey.std(axis=(1, 2))]
-    features += [np.log(np.abs(part).reshape(count, -1).sum(axis=1) / (height * width) + 1e-3) for part in grain]
+    features += [
+        np.log(np.abs(part).reshape(count, -1).sum(axis=1) / (height * width) + 1e-3) for part in grain
+    ]
     if pictures.shape[3] == 3:
         features += [np.abs(pictures[..., i] - pictures[..., i + 1]).mean(axis=(1, 2)) for i in (0, 1)]
     return np.stack(features, axis=1)

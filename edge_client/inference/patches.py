@@ -107,7 +107,12 @@ def _from_bsdiff(patch: bytes, old: bytes, size: int) -> bytes:
     if len(patch) < 32 or patch[:8] != _BSDIFF_MAGIC:
         raise CodecError("not a BSDIFF40 patch")
     control_bytes, added_bytes, length = (_offset(patch[at : at + 8]) for at in (8, 16, 24))
-    if length != size or control_bytes < 0 or added_bytes < 0 or 32 + control_bytes + added_bytes > len(patch):
+    if (
+        length != size
+        or control_bytes < 0
+        or added_bytes < 0
+        or 32 + control_bytes + added_bytes > len(patch)
+    ):
         raise CodecError("the BSDIFF40 header does not fit")
     ends = 32 + control_bytes, 32 + control_bytes + added_bytes
     control = _unpacked(patch[32 : ends[0]], 24 * (size + 1))
@@ -123,7 +128,9 @@ def _from_bsdiff(patch: bytes, old: bytes, size: int) -> bytes:
         low, high = max(0, from_old), min(len(before), from_old + add)
         if high > low:
             new[at + low - from_old : at + high - from_old] += before[low:high]
-        new[at + add : at + add + insert] = np.frombuffer(extra, np.uint8, insert, from_extra) if insert else 0
+        new[at + add : at + add + insert] = (
+            np.frombuffer(extra, np.uint8, insert, from_extra) if insert else 0
+        )
         at, from_added, from_extra = at + add + insert, from_added + add, from_extra + insert
         from_old += add + move
     if at != size:

@@ -62,6 +62,7 @@ class Health(Record):
     free_disk_mb: Amount
     temperature_c: Annotated[float, Between(-60, 200)] | None = None
     throttled: bool | None = None
+    on_mains: bool | None = None
     imports_tensorflow: bool = False
 
 

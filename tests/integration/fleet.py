@@ -21,6 +21,7 @@ import psutil
 from broker_server.broker.base import Broker
 from broker_server.broker.factory import open_broker
 from broker_server.config import (
+    AT_ONCE,
     BrokerConfig,
     CodecConfig,
     DataConfig,
@@ -182,6 +183,7 @@ def real_fleet(folder: Path, kind: str, **rounds: Any) -> Iterator[RealFleet]:
             codec=CodecConfig(up="safe", down="safe"),
             data=DataConfig(evaluation=str(data.test)),
             release=ReleaseConfig(wait_s=30.0),
+            rollout=AT_ONCE,
         )
         settings = create_fleet(folder, config)
         key = load_signing_key(folder / config.keys).public_hex

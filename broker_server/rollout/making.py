@@ -1,0 +1,239 @@
+"""From the fleet's weights, or from a file somebody gives, to a model in the registry."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from functools import reduce
+from operator import add
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from broker_server.config import ServerConfig
+from broker_server.program import every_example, seeded_model
+from broker_server.rollout.figures import FIGURES, ReleaseFigures
+from broker_server.rollout.planning import RolloutError
+from broker_server.rollout.registry import ModelRecord, keep_files
+from broker_server.stages import Stages
+from compression.models.errors import ExportError
+from compression.models.export import ExportedModel, export_model
+from compression.models.precision import Calibration, precision_of
+from compression.models.tflite_file import read_tflite
+from compression.records import dumps
+from compression.spec import ModelSpec
+from compression.tf import quiet
+from edge_client.data import Batch, DataSource, LocalData, batches, load_data
+from edge_client.inference.calibration import expected_calibration_error, fit_temperature, tempered
+from edge_client.inference.gate import preparation_digest
+from edge_client.inference.latency import Latency, measure_latency
+from edge_client.inference.likeness import fit_likeness
+from edge_client.inference.predictor import PredictionError, Predictor
+from edge_client.session.blobs import BlobStore
+from edge_client.wire.blobs import BlobRef
+from edge_client.wire.calibration import Answering, CalibrationSums
+from edge_client.wire.evaluation import EvaluationSums
+from edge_client.wire.messages import Release
+
+CALIBRATION_EXAMPLES = 200
+Scores = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]  # probabilities and labels
+
+
+class ModelMaker:
+    """Makes models of one fleet's newest weights. Without a network."""
+
+    def __init__(self, config: ServerConfig, stages: Stages, models: BlobStore) -> None:
+        self._config = config
+        self._stages = stages
+        self._models = models
+
+    def from_weights(self, version: int, parent: int) -> ModelRecord:
+        """Export the newest weights by the recipe of the settings."""
+        recipe = self._config.release.recipe
+        spec, versions = self._stages.bundle.spec, self._stages.versions
+        classes, calibration = len(spec.classes), self._calibration(spec)
+        with quiet():
+            model = seeded_model(self._config.model, spec.input.shape, classes)
+            from compression.trainable import load_keras_weights
+
+            load_keras_weights(model, versions.weights)
+            exported = export_model(model, classes=classes, recipe=recipe, calibration=calibration)
+            plain = export_model(model, classes=classes, recipe="float32")
+        answering = self._answering()
+        metrics = self._measure(version, spec, exported, plain, answering)
+        release = self._release(version, self._models.put(exported.tflite), exported.calibration, answering)
+        return _record(
+            release, parent, f"{self._config.model.name}, {versions.latest.version} rounds", recipe, metrics
+        )
+
+    def from_file(self, version: int, parent: int, model: BlobRef, origin: str, recipe: str) -> ModelRecord:
+        """Take a TFLite file as it is: for the fleet's classes and preprocessing, float32 in and out.
+
+        Raises:
+            RolloutError: it is not such a file, or the fleet has no weights to compare it with.
+        """
+        data, spec = self._models.read(model), self._stages.bundle.spec
+        try:
+            calibration = precision_of(read_tflite(data)).calibration
+            predictor = Predictor(data, spec)
+            latency = measure_latency(predictor, np.zeros(spec.input.shape, np.float32))
+        except (ExportError, PredictionError) as exc:
+            raise RolloutError(f"{origin} is no model for this fleet: {exc}") from exc
+        answering = self._answering()
+        scores = self._scores(predictor, spec)
+        metrics = {"latency_p50_ms": latency.p50_ms} | _quality(scores, answering)
+        return _record(self._release(version, model, calibration, answering), parent, origin, recipe, metrics)
+
+    # ---- inside ----
+
+    def _release(
+        self, version: int, model: BlobRef, calibration: Calibration, answering: Answering
+    ) -> Release:
+        release = Release(
+            fleet=self._config.fleet,
+            order=0,
+            version=version,
+            model=model,
+            bundle=self._stages.bundle_ref,
+            preparation=preparation_digest(self._stages.bundle.spec),
+            weights=self._stages.versions.reference(),
+            calibration=calibration,
+            gate=self._config.release.gate,
+            answering=answering,
+        )
+        keep_files(release, self._stages.artefacts, self._models)
+        return release
+
+    def _answering(self) -> Answering:
+        """Temperature and likeness from what devices said of the newest weights they evaluated."""
+        for stage in range(self._stages.index - 1, -1, -1):
+            results = self._stages.ledger.results(stage).values()
+            sums = [result.calibration for result in results if result.calibration is not None]
+            if sums:
+                total = reduce(add, sums, CalibrationSums())
+                return Answering(temperature=fit_temperature(total), likeness=fit_likeness(total))
+        return Answering()
+
+    def _calibration(self, spec: ModelSpec) -> npt.NDArray[np.float32] | None:
+        source = self._config.data.calibration
+        if source is None:
+            return None
+        data = _load(source, spec)
+        chosen = every_example(data)[:CALIBRATION_EXAMPLES]
+        return np.concatenate([_real(batch) for batch in batches(data, chosen, spec)])
+
+    def _scores(self, predictor: Predictor, spec: ModelSpec) -> Scores | None:
+        """The released file itself on the held-out examples."""
+        if self._config.data.evaluation is None:
+            return None
+        data = _load(self._config.data.evaluation, spec)
+        probabilities, labels = [], []
+        for batch in batches(data, every_example(data), spec):
+            probabilities.append(predictor.predict(_real(batch)))
+            labels.append(batch.labels[batch.weights > 0])
+        return np.concatenate(probabilities), np.concatenate(labels)
+
+    def _measure(
+        self,
+        version: int,
+        spec: ModelSpec,
+        exported: ExportedModel,
+        plain: ExportedModel,
+        answering: Answering,
+    ) -> dict[str, float]:
+        small, float32 = Predictor(exported.tflite, spec), Predictor(plain.tflite, spec)
+        example = self._example(spec)
+        fast, slow = measure_latency(small, example), measure_latency(float32, example)
+        scores = self._scores(small, spec)
+        figures = _figures(version, exported, plain, _sums(scores), fast, slow)
+        self._stages.ledger.set_fact(FIGURES, dumps(figures).decode())
+        return {"latency_p50_ms": fast.p50_ms, "float32_bytes": float(len(plain.tflite))} | _quality(
+            scores, answering
+        )
+
+    def _example(self, spec: ModelSpec) -> npt.NDArray[np.float32]:
+        if self._config.data.evaluation is None:
+            return np.zeros(spec.input.shape, np.float32)
+        data = _load(self._config.data.evaluation, spec)
+        return next(batches(data, every_example(data)[:1], spec)).inputs[0]
+
+
+def _record(
+    release: Release, parent: int, origin: str, recipe: str, metrics: Mapping[str, float]
+) -> ModelRecord:
+    return ModelRecord(
+        version=release.version,
+        parent=parent,
+        created=time.time(),
+        origin=origin[:500],
+        recipe=recipe[:500],
+        metrics=metrics,
+        release=release,
+    )
+
+
+def read_model_file(path: Path) -> bytes:
+    """A file to be pushed; raise `RolloutError` unless it is a TFLite file."""
+    data = path.read_bytes()
+    try:
+        read_tflite(data)
+    except ExportError as exc:
+        raise RolloutError(f"{path} is not a TFLite file: {exc}") from exc
+    return data
+
+
+def _sums(scores: Scores | None) -> EvaluationSums | None:
+    if scores is None:
+        return None
+    probabilities, labels = scores
+    own = np.clip(probabilities[np.arange(len(labels)), labels], 1e-7, 1.0)
+    return EvaluationSums.of(labels, probabilities, float(-np.log(own).sum()))
+
+
+def _quality(scores: Scores | None, answering: Answering) -> dict[str, float]:
+    """Accuracy and the calibration error before and after the temperature; nothing without examples."""
+    sums = _sums(scores)
+    if scores is None or sums is None:
+        return {}
+    probabilities, labels = scores
+    figures = {
+        "accuracy": sums.accuracy,
+        "auc": sums.auc,
+        "loss": sums.loss,
+        "calibration_error_before": expected_calibration_error(probabilities, labels),
+        "calibration_error": expected_calibration_error(
+            tempered(probabilities, answering.temperature), labels
+        ),
+    }
+    return {name: value for name, value in figures.items() if value is not None}
+
+
+def _figures(
+    version: int,
+    exported: ExportedModel,
+    plain: ExportedModel,
+    sums: EvaluationSums | None,
+    fast: Latency,
+    slow: Latency,
+) -> ReleaseFigures:
+    return ReleaseFigures(
+        version=version,
+        int8_bytes=len(exported.tflite),
+        float32_bytes=len(plain.tflite),
+        calibration=exported.calibration,
+        int8=sums,
+        int8_p50_ms=fast.p50_ms,
+        int8_p99_ms=fast.p99_ms,
+        float32_p50_ms=slow.p50_ms,
+        float32_p99_ms=slow.p99_ms,
+        runs=fast.runs,
+    )
+
+
+def _load(source: str, spec: ModelSpec) -> LocalData:
+    return load_data(DataSource.parse(source), spec.input, spec.classes, validation_fraction=0.0, seed=0)
+
+
+def _real(batch: Batch) -> npt.NDArray[np.float32]:
+    return batch.inputs[batch.weights > 0]
