@@ -17,6 +17,7 @@ from compression.command_line import names
 from provisioning.card import Card, CardError
 from provisioning.card_settings import (
     CardSettings,
+    Issue,
     Secrets,
     anchored,
     build_card,
@@ -76,24 +77,21 @@ def add_card_options(parser: argparse.ArgumentParser) -> None:
         group.add_argument(option, dest=PREFIX + key, action="store_const", const=value, help=text)
 
 
-def cards_from(arguments: argparse.Namespace) -> list[Card]:
+def cards_from(arguments: argparse.Namespace, issue: Issue | None = None) -> list[Card]:
     """The cards that the options describe, in order; at least one.
+
+    Args:
+        issue: makes a token for a card whose settings name no identity.
 
     Raises:
         CardError: an unknown key (with the nearest known one), a missing or impossible value, a secret
             that cannot be read.
     """
-    secrets = Secrets(os.environ, getpass.getpass if sys.stdin.isatty() else None)
-    return [build_card(name, plain, secrets) for name, plain in _tables(arguments).items()]
+    secrets = Secrets(os.environ, getpass.getpass if sys.stdin.isatty() else None, issue)
+    return [build_card(name, plain, secrets) for name, plain in card_tables(arguments).items()]
 
 
-def card_devices(arguments: argparse.Namespace) -> dict[str, str]:
-    """Where the cards of a file are to be written, by name; only those that say so (key ``device``)."""
-    tables = _tables(arguments)
-    return {name: str(plain["device"]) for name, plain in tables.items() if plain.get("device")}
-
-
-def _tables(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
+def card_tables(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """The merged settings of each chosen card, by name."""
     defaults, listed = read_cards(arguments.card) if arguments.card else ({}, {})
     if arguments.inventory:

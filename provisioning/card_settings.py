@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -79,7 +79,9 @@ class CardSettings(Record):
     token_file: str | None = None
     certificate_file: str | None = None
     key_file: str | None = None
-    device: str | None = None  # where `flash` writes this card; a card itself does not know
+    # What goes with a card and is not on it, for `provisioning.card_jobs`:
+    wheelhouse: str | None = None  # the client's folder; {target} stands for the card's system
+    device: str | None = None  # where `flash` writes this card
 
 
 def check_keys(table: Mapping[str, Any], where: str, cls: type[Record] = CardSettings) -> None:
@@ -111,12 +113,22 @@ def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-class Secrets:
-    """Where secrets come from: a file, the environment, or `ask` (None: nobody is there to be asked)."""
+Ask = Callable[[str], str]
+Issue = Callable[[str], str]  # a new token for a name
 
-    def __init__(self, environment: Mapping[str, str], ask: Any = None) -> None:
+
+class Secrets:
+    """Where secrets come from: a file, the environment, or `ask` (None: nobody is there to be asked).
+
+    `issue` makes a token where none is given (None: there is no authority at hand).
+    """
+
+    def __init__(
+        self, environment: Mapping[str, str], ask: Ask | None = None, issue: Issue | None = None
+    ) -> None:
         self._environment = environment
         self._ask = ask
+        self.issue = issue
         self._answers: dict[str, str] = {}
 
     def get(self, path: str | None, variable: str, question: str) -> Secret | None:
@@ -201,11 +213,13 @@ def _identity(name: str, settings: CardSettings, secrets: Secrets) -> EnrolmentT
         if settings.token_file is not None:
             raise CardError(f"card {name}: give token_file, or certificate_file and key_file; not both")
         return IssuedCertificate(read_text(Path(certificate)), Secret(read_text(Path(key))))
+    if settings.token_file is None and secrets.issue is not None:
+        return EnrolmentToken(Secret(secrets.issue(name)))
     token = secrets.get(_of(name, settings.token_file), TOKEN, f"Enrolment token of {name}")
     if token is None:
         raise CardError(
-            f"card {name} has no identity: give token_file (made with `bramble-provision token`), or "
-            "certificate_file and key_file where no enrolment service can be reached"
+            f"card {name} has no identity: give token_file (made with `bramble-provision token`), --ca where "
+            "the authority is at hand, or certificate_file and key_file where no enrolment is possible"
         )
     return EnrolmentToken(token)
 
@@ -238,7 +252,7 @@ def anchored(table: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     for key, value in table.items():
         if isinstance(value, Mapping):
             result[key] = anchored(value, folder)
-        elif key.endswith("_file") and isinstance(value, str):
+        elif (key.endswith("_file") or key == "wheelhouse") and isinstance(value, str):
             result[key] = os.path.join(folder, Path(value).expanduser())  # noqa: PTH118 - keeps {name}
         elif key.endswith("_files") and isinstance(value, list):
             result[key] = [str(folder / Path(str(each)).expanduser()) for each in value]
