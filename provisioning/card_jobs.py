@@ -10,6 +10,7 @@ from typing import Any
 from provisioning.bundle.payload import payload
 from provisioning.card import Card, CardError
 from provisioning.card_options import add_card_options, card_tables, cards_from
+from provisioning.card_settings import Issue
 from provisioning.customise.payload import Payload
 from provisioning.enrolment.tokens import issue_tokens
 from provisioning.pki.authority import FleetCA
@@ -49,6 +50,13 @@ def card_jobs(arguments: argparse.Namespace, *, dry_run: bool = False) -> list[C
     cards = cards_from(arguments, _issuer(arguments.ca, dry_run) if arguments.ca else None)
     held: dict[Path, Wheelhouse] = {}
     return [_job(card, tables[card.name], arguments.wheelhouse, held) for card in cards]
+
+
+def _issuer(folder: Path, dry_run: bool) -> Issue:
+    authority = FleetCA.open(folder)
+    if dry_run:
+        return lambda _name: "not-made-in-a-dry-run"
+    return lambda name: issue_tokens(authority, [name])[0].text
 
 
 def _job(card: Card, plain: dict[str, Any], wheelhouse: Path | None, held: dict[Path, Wheelhouse]) -> CardJob:

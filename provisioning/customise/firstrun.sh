@@ -91,7 +91,10 @@ set_timezone() {
 
 finish() { # never again, whatever went wrong: a loop of reboots helps nobody
   mkdir -p "$boot/bramble"
-  printf '%s firstrun %s\n' "$(cut -d. -f1 /proc/uptime)" "${failed:+FAILED}${failed:-ok}" >> "$boot/bramble/status.log"
+  state=ok
+  [ -n "$failed" ] && state=failed
+  printf '%s %s settings %s%s\n' "$(cut -d' ' -f1 /proc/uptime)" "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$state" "$failed" \
+    >> "$boot/bramble/status.log"
   sed -i 's| systemd\.run[^ ]*||g; s| systemd\.unit=kernel-command-line\.target||g' "$boot/cmdline.txt"
   rm -f "$boot/firstrun.sh"
   sync
