@@ -21,7 +21,11 @@ ALLOWED = {
     "compression.updates": (*COMMON, "compression.spec"),
     "edge_client": (*COMMON, "compression.spec", "compression.updates"),
     "edge_client.wire": (*COMMON, "compression.spec", "compression.updates"),
-    "provisioning": (*COMMON, *(f"edge_client.{room}" for room in ("config", "enrolment", "session", "wire"))),
+    "provisioning": (
+        *COMMON,
+        "compression.progress",
+        *(f"edge_client.{room}" for room in ("config", "enrolment", "session", "wire")),
+    ),
     "broker_server": ("compression", "edge_client", "provisioning.pki", "provisioning.enrolment"),
     "benchmarks": ("broker_server", "compression", "edge_client", "provisioning"),
 }
