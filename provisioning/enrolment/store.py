@@ -13,12 +13,14 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from edge_client.wire.enrolment import State, Step, StepReport
 from provisioning.enrolment.errors import EnrolmentServiceError
 
 FILE = "enrolment.db"
 LOCK_TIMEOUT_S = 20.0  # signing takes 20 ms under the lock, and a rack of Pis may ask at once
+TokenState = Literal["open", "used", "withdrawn", "expired"]
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS tokens (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL, hash BLOB NOT NULL UNIQUE, issued REAL NOT NULL,
@@ -46,6 +48,14 @@ class TokenRow:
     withdrawn: str | None = None  # why it may not be used any more
     key: bytes | None = None  # SHA-256 of the public key that used it
     used: float | None = None
+
+    def state(self, now: float) -> TokenState:
+        """Where it stands at `now`, in seconds since 1970."""
+        if self.used is not None:
+            return "used"
+        if self.withdrawn is not None:
+            return "withdrawn"
+        return "expired" if self.expires < now else "open"
 
 
 @dataclass(frozen=True, slots=True)
