@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from compression.command_line import program, run_program
 from provisioning.enrolment_commands import add_enrol_server, add_token, add_watch
+from provisioning.image_commands import add_image, add_inspect
 from provisioning.install_commands import add_bundle, add_wheelhouse
 from provisioning.pki.commands import add_ca_commands
 
@@ -28,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_watch(commands)
     add_wheelhouse(commands)
     add_bundle(commands)
+    add_image(commands)
+    add_inspect(commands)
     return run_program(parser, argv)
 
 
