@@ -29,6 +29,7 @@ from broker_server.report.observer import (
     UpdateReceived,
 )
 from broker_server.results import round_figures
+from broker_server.rollout.desk import Desk
 from broker_server.rollout.registry import MODELS
 from broker_server.rollout.release import Rollout
 from broker_server.rounds.machine import (
@@ -95,6 +96,7 @@ class Server:
             self.stages, self._uploads, self._publisher.tell, self._on_accepted, self._on_failure
         )
         self._rollout = Rollout(config, self.stages, models, self._publisher, observer, signer)
+        self._desk = Desk(self._rollout, self.stages.ledger)
         rounds = config.rounds
         self._rules = Rules(
             quorum=rounds.quorum,
@@ -179,7 +181,9 @@ class Server:
         for event in (*events, Tick()):
             if self._rounds:
                 self._feed(event)
-        self._rollout.tick(self._reachable())
+        online = self._reachable()
+        self._desk.take_orders(online)
+        self._rollout.tick(online)
         self._uploads.tick(time.monotonic())
         if self._session.connected:
             self._ask_for_hellos()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from typing import Literal
 
 from compression.updates import CodecError
 from edge_client.health import health
@@ -171,7 +172,7 @@ class Installer:
         return release.rollback and _is(self._slots.previous(), release)
 
     def _report(self, release: Release, verdict: GateVerdict, reference: float | None) -> ReleaseReport:
-        done = "rolled-back" if release.rollback else "activated"
+        done: Literal["activated", "rolled-back"] = "rolled-back" if release.rollback else "activated"
         return ReleaseReport(
             order=release.order,
             version=release.version,

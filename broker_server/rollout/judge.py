@@ -1,4 +1,4 @@
-"""Does a model do badly on a device after the switch? What the device says now, against its gate's figures."""
+"""Does a model do badly on a device after the switch? What the device says, against its gate's figures."""
 
 from __future__ import annotations
 

@@ -179,12 +179,18 @@ def step(state: RolloutState, event: Event, rules: Rules, now: float) -> Step:
             return _promoted(state, everyone, now)
         case Added(device):
             return _added(state, device)
+        case Taken() | Failed() | Tick():
+            online = event.online if isinstance(event, Tick) else None
+            return _goes_on(_noted(state, event), rules, now, online)
+
+
+def _noted(state: RolloutState, event: Event) -> RolloutState:
+    match event:
         case Taken(device, reason):
-            return _goes_on(_with_taken(state, device, reason), rules, now, None)
+            return _with_taken(state, device, reason)
         case Failed(device, reason):
-            return _goes_on(_with_failed(state, device, reason), rules, now, None)
-        case Tick(online):
-            return _goes_on(state, rules, now, online)
+            return _with_failed(state, device, reason)
+    return state
 
 
 def _with_taken(state: RolloutState, device: str, reason: str) -> RolloutState:

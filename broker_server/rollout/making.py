@@ -121,7 +121,10 @@ class ModelMaker:
             return None
         data = _load(source, spec)
         chosen = every_example(data)[:CALIBRATION_EXAMPLES]
-        return np.concatenate([_real(batch) for batch in batches(data, chosen, spec)])
+        inputs: npt.NDArray[np.float32] = np.concatenate(
+            [_real(batch) for batch in batches(data, chosen, spec)]
+        )
+        return inputs
 
     def _scores(self, predictor: Predictor, spec: ModelSpec) -> Scores | None:
         """The released file itself on the held-out examples."""
@@ -156,7 +159,8 @@ class ModelMaker:
         if self._config.data.evaluation is None:
             return np.zeros(spec.input.shape, np.float32)
         data = _load(self._config.data.evaluation, spec)
-        return next(batches(data, every_example(data)[:1], spec)).inputs[0]
+        example: npt.NDArray[np.float32] = next(batches(data, every_example(data)[:1], spec)).inputs[0]
+        return example
 
 
 def _record(

@@ -46,5 +46,6 @@ def smallest_patch(old: bytes, new: bytes) -> bytes:
     if len(old) + len(new) <= BSDIFF_BYTES:
         import bsdiff4  # the server's alone: it has no wheel for 32-bit Arm
 
-        patches.append(bsdiff_patch(bsdiff4.diff(old, new), new))
+        difference: bytes = bsdiff4.diff(old, new)
+        patches.append(bsdiff_patch(difference, new))
     return min(patches, key=len)

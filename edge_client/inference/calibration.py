@@ -42,7 +42,8 @@ def fit_temperature(sums: CalibrationSums) -> float:
     """The temperature of the grid with the least loss; 1 without examples."""
     if not sums.examples:
         return 1.0
-    return TEMPERATURES[int(np.argmin(sums.losses))]
+    best: float = min(zip(sums.losses, TEMPERATURES, strict=True))[1]
+    return best
 
 
 def expected_calibration_error(

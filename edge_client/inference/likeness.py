@@ -67,7 +67,8 @@ def distances(likeness: Likeness, features: Doubles) -> Doubles:
         return np.zeros(len(features))  # signed for another input: the spec decides, not this
     away = features - np.asarray(likeness.mean)
     squares = np.einsum("ni,ij,nj->n", away, _square(likeness.precision, features.shape[1]), away)
-    return np.sqrt(np.maximum(squares, 0) / features.shape[1])
+    result: Doubles = np.sqrt(np.maximum(squares, 0) / features.shape[1])
+    return result
 
 
 def own_limit(likeness: Likeness, features: Doubles) -> float:

@@ -116,7 +116,10 @@ def _from_bsdiff(patch: bytes, old: bytes, size: int) -> bytes:
         raise CodecError("the BSDIFF40 header does not fit")
     ends = 32 + control_bytes, 32 + control_bytes + added_bytes
     control = _unpacked(patch[32 : ends[0]], 24 * (size + 1))
-    added, extra = _unpacked(patch[ends[0] : ends[1]], size), _unpacked(patch[ends[1] :], size)
+    added, extra = (
+        np.frombuffer(_unpacked(stream, size), np.uint8)
+        for stream in (patch[ends[0] : ends[1]], patch[ends[1] :])
+    )
     new, before = np.empty(size, np.uint8), np.frombuffer(old, np.uint8)
     at = from_old = from_added = from_extra = 0
     for start in range(0, len(control), 24):
@@ -124,7 +127,7 @@ def _from_bsdiff(patch: bytes, old: bytes, size: int) -> bytes:
         fits = 0 <= add <= len(added) - from_added and 0 <= insert <= len(extra) - from_extra
         if not fits or at + add + insert > size:
             raise CodecError("a step of the BSDIFF40 patch does not fit")
-        new[at : at + add] = np.frombuffer(added, np.uint8, add, from_added) if add else 0
+        new[at : at + add] = added[from_added : from_added + add]
         low, high = max(0, from_old), min(len(before), from_old + add)
         if high > low:
             new[at + low - from_old : at + high - from_old] += before[low:high]

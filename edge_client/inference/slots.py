@@ -97,7 +97,7 @@ class ModelSlots:
         *,
         manifest: bytes = b"",
         digest: str | None = None,
-        answering: Answering = Answering(),
+        answering: Answering = Answering(),  # noqa: B008 - frozen
     ) -> str:
         """Write a model beside the others; nothing answers from it before `activate`.
 
