@@ -1,4 +1,7 @@
-"""What the device can say about itself; None where it has no sensor."""
+"""What the device can say about itself; None where it has no sensor.
+
+Read from ``/proc`` and ``/sys`` alone: psutil has no 32-bit Arm wheel, and one dependency less spares memory.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
-
 from edge_client.wire.messages import Health
 
+PROC, SYS = Path("/proc"), Path("/sys")
 MEGABYTE = 1e6
+SENSORS = ("cpu_thermal", "coretemp", "k10temp")  # hwmon's names of the processor's own, Pi first
+FIRMWARE = "devices/platform/soc/soc:firmware/get_throttled"  # as vcgencmd, but without its device file
 COLDEST_C, HOTTEST_C = -60.0, 200.0  # what `Health` holds; a broken sensor says 255 or -127
 THROTTLED_NOW = 0x4 | 0x1  # vcgencmd get_throttled: bit 0 under-voltage, bit 2 throttled
 
@@ -24,10 +28,7 @@ def peak_rss_mb() -> float:
 
     From VmHWM: ``getrusage`` keeps the parent's peak across exec.
     """
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024 / MEGABYTE
-    return psutil.Process().memory_info().rss / MEGABYTE
+    return _kilobytes(PROC / "self" / "status", "VmHWM") * 1024 / MEGABYTE
 
 
 def board() -> str:
@@ -42,22 +43,25 @@ def board_serial() -> str:
 
 def _device_tree(entry: str) -> str:
     with contextlib.suppress(OSError):
-        text = Path("/proc/device-tree", entry).read_text(encoding="utf-8", errors="replace")
+        text = (PROC / "device-tree" / entry).read_text(encoding="utf-8", errors="replace")
         return text.strip("\0 ")[:100]
     return ""
 
 
 def temperature_c() -> float | None:
     """Temperature of the processor, as its sensor says."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        for name in ("cpu_thermal", "coretemp", "k10temp"):
-            if readings := psutil.sensors_temperatures().get(name):
-                return float(readings[0].current)
+    for name in SENSORS:
+        for chip in sorted(SYS.glob("class/hwmon/hwmon*")):
+            with contextlib.suppress(OSError, ValueError):
+                if (chip / "name").read_text().strip() == name:
+                    return float((chip / "temp1_input").read_text()) / 1000
     return None
 
 
 def throttled() -> bool | None:
     """Whether the firmware holds the clock down now; None off a Raspberry Pi."""
+    with contextlib.suppress(OSError, ValueError):
+        return bool(int((SYS / FIRMWARE).read_text(), 16) & THROTTLED_NOW)
     if not (tool := shutil.which("vcgencmd")):
         return None
     with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
@@ -68,6 +72,17 @@ def throttled() -> bool | None:
     return None
 
 
+def on_mains() -> bool | None:
+    """Whether the machine is on mains power; None without a battery to tell by."""
+    supplies = {supply: _line(supply / "type") for supply in SYS.glob("class/power_supply/*")}
+    batteries = [supply for supply, kind in supplies.items() if kind == "Battery"]
+    if not batteries:
+        return None
+    if mains := [supply for supply, kind in supplies.items() if kind in ("Mains", "USB")]:
+        return any(_line(supply / "online") == "1" for supply in mains)
+    return any(_line(battery / "status") != "Discharging" for battery in batteries)
+
+
 def cores() -> int:
     """Processors this process may use."""
     return len(os.sched_getaffinity(0))
@@ -75,7 +90,7 @@ def cores() -> int:
 
 def memory_mb() -> float:
     """The machine's memory in MB."""
-    return psutil.virtual_memory().total / MEGABYTE
+    return _kilobytes(PROC / "meminfo", "MemTotal") * 1024 / MEGABYTE
 
 
 def architecture() -> str:
@@ -88,9 +103,25 @@ def health(directory: Path) -> Health:
     celsius = temperature_c()
     return Health(
         peak_rss_mb=peak_rss_mb(),
-        free_memory_mb=psutil.virtual_memory().available / MEGABYTE,
+        free_memory_mb=_kilobytes(PROC / "meminfo", "MemAvailable") * 1024 / MEGABYTE,
         free_disk_mb=shutil.disk_usage(directory).free / MEGABYTE,
         temperature_c=celsius if celsius is not None and COLDEST_C <= celsius <= HOTTEST_C else None,
         throttled=throttled(),
+        on_mains=on_mains(),
         imports_tensorflow="tensorflow" in sys.modules,
     )
+
+
+def _kilobytes(path: Path, field: str) -> int:
+    """A line ``Field:  123 kB`` of a file of the kernel; 0 without it."""
+    for line in path.read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == field:
+            return int(value.split()[0])
+    return 0
+
+
+def _line(path: Path) -> str:
+    with contextlib.suppress(OSError):
+        return path.read_text().strip()
+    return ""

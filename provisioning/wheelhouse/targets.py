@@ -69,7 +69,7 @@ class System:
         }
 
 
-# numpy, pillow, psutil and cffi have no 32-bit Arm wheels. Debian's cryptography is older than the client
+# numpy, pillow and cffi have no 32-bit Arm wheels. Debian's cryptography is older than the client
 # needs; the wheel does, but from 46 on it wants a newer cffi than bookworm's.
 BOOKWORM_ARMHF = DebianPackages(
     architecture="armhf",
@@ -77,7 +77,6 @@ BOOKWORM_ARMHF = DebianPackages(
         {
             "numpy": "python3-numpy",
             "pillow": "python3-pil",
-            "psutil": "python3-psutil",
             "cffi": "python3-cffi-backend",
         }
     ),

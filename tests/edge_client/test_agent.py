@@ -330,10 +330,7 @@ def test_a_task_does_not_sweep_away_a_release_that_is_being_fetched(
 def test_a_bad_sensor_does_not_keep_the_device_from_saying_hello(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from types import SimpleNamespace
-
-    readings = {"cpu_thermal": [SimpleNamespace(current=255.0)]}
-    monkeypatch.setattr("psutil.sensors_temperatures", lambda: readings, raising=False)
+    monkeypatch.setattr("edge_client.health.temperature_c", lambda: 255.0)
     sent = case.step(UP)
     assert [type(message) for message in sent] == [Presence, Hello]
 
