@@ -6,13 +6,14 @@ import numpy as np
 
 from compression.errors import BrambleError
 from compression.records import RecordError, loads
-from compression.spec import ModelSpec
-from compression.updates import CodecError, decode_update
+from compression.spec import ModelSpec, Weights
+from compression.updates import CodecError, Decoded, decode_update
 from edge_client.data import ColumnStatistics
 from edge_client.data.column_statistics import MAX_STATISTICS_BYTES
 from edge_client.wire.blobs import BlobRef
 from edge_client.wire.evaluation import EvaluationSums
-from edge_client.wire.messages import Result, Task
+from edge_client.wire.messages import Result, Task, TrainingReport
+from edge_client.wire.variates import split_payload, variate_digest
 
 MAX_STEP = 1e4  # a weight that moved further in one round is no training
 MAX_LOSS = 1e4  # of an example: cross-entropy of float32 probabilities stays below 100
@@ -26,7 +27,8 @@ def max_payload_bytes(task: Task, parameters: int) -> int:
     """Most that a result of this task can need: no codec makes an update larger than twice float32."""
     if task.kind == "statistics":
         return MAX_STATISTICS_BYTES
-    return 8 * parameters + 65_536 if task.kind == "train" else 0
+    updates = 2 if task.control else 1
+    return updates * (8 * parameters + 65_536) if task.kind == "train" else 0
 
 
 def check_result(
@@ -40,6 +42,7 @@ def check_result(
             _check_statistics(task, payload)
         elif spec is not None:
             _check_evaluation(result.evaluation, spec, max_examples)
+            _check_evaluation(result.tuned, spec, max_examples)
             _check_update(task, result, payload, spec)
     except (CodecError, RecordError) as exc:
         raise RefusedError(str(exc)) from exc
@@ -69,9 +72,31 @@ def _check_update(task: Task, result: Result, payload: bytes, spec: ModelSpec) -
         return
     if result.training is None or task.bundle is None or not payload:
         raise RefusedError("an update without its payload or its training report")
-    update = decode_update(payload, spec.tensors, model_digest=task.bundle.digest)
+    if (result.training.variate_bytes > 0) != (task.control is not None):
+        raise RefusedError("a control variate that was not asked for, or none where one was")
+    shared, digest = spec.without(task.personal), task.bundle.digest
+    body, change = split_payload(payload, result.training.variate_bytes)
+    _check_steps(decode_update(body, shared.tensors, model_digest=digest), task)
+    if change:
+        tensors = shared.trainable.tensors
+        _check_steps(decode_update(change, tensors, model_digest=variate_digest(digest)), task)
+
+
+def _check_steps(update: Decoded, task: Task) -> None:
     if update.round_number != task.round:
         raise RefusedError(f"an update of round {update.round_number}, this is round {task.round}")
     for name, delta in update.delta.items():
         if not np.abs(delta).max(initial=0.0) <= MAX_STEP:  # NaN compares false
             raise RefusedError(f"{name} moved by more than {MAX_STEP:g}")
+
+
+def decode_result(
+    payload: bytes, report: TrainingReport, shared: ModelSpec, bundle_digest: str
+) -> tuple[Weights, Weights | None]:
+    """The update of a result that was checked, and the change of the control variate behind it."""
+    body, change = split_payload(payload, report.variate_bytes)
+    delta = decode_update(body, shared.tensors, model_digest=bundle_digest).delta
+    if not change:
+        return delta, None
+    tensors = shared.trainable.tensors
+    return delta, decode_update(change, tensors, model_digest=variate_digest(bundle_digest)).delta

@@ -18,6 +18,8 @@ from compression.updates import PROFILES
 from edge_client.config import ConfigError, read_toml
 from edge_client.wire.messages import GateRule
 from edge_client.wire.topics import FleetName
+from provisioning.enrolment.desk import DEVICE_DAYS
+from provisioning.pki.authority import MAX_CERTIFICATE_DAYS
 
 FilePath = Annotated[str, Length(1, 4096)]
 Seconds = Annotated[float, Between(0.0, 1e7)]
@@ -35,6 +37,15 @@ class BrokerConfig(Record):
     certificate_file: FilePath | None = None
     key_file: FilePath | None = None
     password_file: FilePath | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolmentConfig(Record):
+    """Where devices get their certificates; on the broker's host, beside a mosquitto of ours only."""
+
+    enabled: bool = True
+    port: Annotated[int, Between(0, 65535)] | None = None  # None: one above the broker's; 0: a free one
+    days: Annotated[int, Between(1, MAX_CERTIFICATE_DAYS)] = DEVICE_DAYS  # validity of a certificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +145,7 @@ class ServerConfig(Record):
     pki: FilePath = "pki"
     max_examples: Annotated[int, Between(1, 1 << 40)] = 1_000_000  # a device's claim counts up to this
     broker: BrokerConfig = BrokerConfig()
+    enrolment: EnrolmentConfig = EnrolmentConfig()
     model: ModelConfig = ModelConfig()
     rounds: RoundsConfig = RoundsConfig()
     strategy: AnyStrategy = FedAvg()

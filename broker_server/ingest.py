@@ -63,7 +63,8 @@ class Intake:
     def _open_task(self, device: str, result: Result) -> TaskRow | None:
         """The task of a result that is still to be decided on; anything else is answered here.
 
-        A result of an earlier try of the stage at work is as good as one of the newest.
+        A result of an earlier try of the stage at work is as good as one of the newest. Where late results
+        count, one of an earlier stage does too; a device that has one in this stage keeps the next for later.
         """
         ledger = self._stages.ledger
         if (known := ledger.result(result.task, device)) is not None:
@@ -72,10 +73,13 @@ class Intake:
             self._tell(device, Receipt(task=result.task, accepted=same, reason=reason))
             return None
         row = ledger.task(result.task)
-        if row is None or row.stage != self._stages.index or device not in row.task.cohort:
+        stale = None if row is None else self._stages.staleness(row)
+        if row is None or stale is None or device not in row.task.cohort:
             self._tell(device, Receipt(task=result.task, accepted=False, reason=OVER))
             return None
-        if device in ledger.results(row.stage):
+        if device in ledger.results(self._stages.index):
+            if self._stages.late.counts and row.task.kind == "train":
+                return None  # counts in the next round: the device offers it again when that begins
             reason = "this device's result of another try counts"
             self._tell(device, Receipt(task=result.task, accepted=False, reason=reason))
             return None

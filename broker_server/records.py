@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from broker_server.cohort import Selection
 from compression.records import Record
 from edge_client.wire.blobs import BlobRef, Digest
 from edge_client.wire.evaluation import EvaluationSums
 from edge_client.wire.messages import DeltaRef, Health, Number
+from edge_client.wire.topics import DeviceName
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ class ClientRecord(Record):
     bytes_up: int
     bytes_down: int
     health: Health | None = None
+    staleness: Number = 0  # versions that were made since the one it began from
+    variate_bytes: Number = 0  # of the payload: the control variate's change
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,5 +53,29 @@ class RoundRecord(Record):
     clients: Mapping[str, ClientRecord]
     dropped: Mapping[str, str]  # device: reason
     dropped_bytes_down: int = 0  # sent to devices that were asked and not counted
+    released: tuple[DeviceName, ...] = ()  # still at work when there were enough results
+    selection: Selection | None = None  # None when everyone was asked
     evaluation: EvaluationSums | None = None
     federated: EvaluationSums | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VersionLine(Record):
+    """The newest versions of a line that is not the weights'."""
+
+    versions: tuple[VersionRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StrategyRecord(Record):
+    """What a strategy remembers, set by set, as `compression.spec.pack_weights` of the trainable tensors."""
+
+    slots: Mapping[str, BlobRef]
+
+
+@dataclass(frozen=True, slots=True)
+class FineTuning(Record):
+    """What local fine-tuning came to on each device's validation examples: the fleet's model, its own."""
+
+    before: Mapping[DeviceName, EvaluationSums]
+    after: Mapping[DeviceName, EvaluationSums]

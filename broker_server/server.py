@@ -16,6 +16,7 @@ from pathlib import Path
 from broker_server.broker.base import Broker, BrokerError
 from broker_server.checks import RefusedError
 from broker_server.config import ServerConfig
+from broker_server.errors import RunError
 from broker_server.ingest import Intake
 from broker_server.publisher import Publisher
 from broker_server.records import ClientRecord
@@ -42,13 +43,13 @@ from broker_server.rounds.machine import (
     Joined,
     Left,
     RetryStage,
-    Rules,
     Started,
     StartStage,
     Tick,
     step,
 )
-from broker_server.stages import RunError, Stages
+from broker_server.rounds.policy import rules_of
+from broker_server.stages import Stages
 from broker_server.uploads import Uploads
 from edge_client.session.blobs import BlobStore
 from edge_client.session.mqtt import ConnectionChange, Incoming, Session, SessionError, packet_bytes
@@ -97,14 +98,7 @@ class Server:
         )
         self._rollout = Rollout(config, self.stages, models, self._publisher, observer, signer)
         self._desk = Desk(self._rollout, self.stages.ledger)
-        rounds = config.rounds
-        self._rules = Rules(
-            quorum=rounds.quorum,
-            wait_for=rounds.wait_for,
-            wait_s=rounds.wait_s,
-            deadline_s=rounds.deadline_s,
-            grace_s=rounds.grace_s,
-        )
+        self._rules = rules_of(config)
         self._state = self.stages.resume(time.monotonic())
         self._task: Task | None = None
         self._published = 0.0
@@ -222,23 +216,21 @@ class Server:
             self._observer.note(Note(f"compiling the training program of {self.config.model.name}"))
             self.stages.compile({name: self._hellos[name] for name in command.cohort})
         columns = self.stages.columns or self._hellos[command.cohort[0]].data.columns
-        self._task = self.stages.make_task(command.stage, command.cohort, columns)
+        cohort = self.stages.choosing.choose(command, len(self._state.reported))
+        self._task = self.stages.make_task(command.stage, cohort, columns)
         if command.stage.kind == "train":
-            self._observer.round_started(
-                RoundStarted(command.stage.round, command.cohort, self.config.rounds.rounds)
-            )
+            self._observer.round_started(RoundStarted(command.stage.round, cohort, self.config.rounds.rounds))
         try:
             self._publish_task()
         except WireError as exc:  # cohorts are bounded, but names are long
-            raise RunError(
-                f"the task for {len(command.cohort)} devices does not fit a message: {exc}"
-            ) from exc
-        self._feed(Started(self._task.number))
+            raise RunError(f"the task for {len(cohort)} devices does not fit a message: {exc}") from exc
+        self._feed(Started(self._task.number, cohort))
 
     def _close(self, command: CloseStage) -> None:
         clients, dropped_bytes = self._client_records(command)
         record = self.stages.close(command, clients, dropped_bytes, time.time())
-        self._uploads.clear()
+        if not self._rules.overlapping:
+            self._uploads.clear()
         for device, reason in command.dropped.items():
             what = f"not in {command.stage.kind} of round {command.stage.round}: {reason}"
             self._incident(device, what, f"closed with the results of {len(command.devices)} others")
@@ -251,13 +243,17 @@ class Server:
     def _client_records(self, command: CloseStage) -> tuple[dict[str, ClientRecord], int]:
         """Each device's part with its bytes, and the bytes to those dropped; the counters start again."""
         everyone, own = self._publisher.take_bytes()
-        results = self.stages.ledger.results(self.stages.index)
-        records = {
-            name: _client_record(results[name], self._bytes_up[name], everyone + own[name])
-            for name in command.devices
-        }
-        self._bytes_up.clear()
-        return records, sum(everyone + own[name] for name in command.dropped)
+        ledger, index = self.stages.ledger, self.stages.index
+        results = ledger.results(index)
+        records = {}
+        for name in command.devices:
+            row = ledger.task(results[name].task)
+            traffic = self._bytes_up[name], everyone + own[name]
+            records[name] = _client_record(results[name], *traffic, staleness=index - row.stage if row else 0)
+        still_sending = command.released if self._rules.overlapping else ()
+        self._bytes_up = Counter({name: self._bytes_up[name] for name in still_sending})
+        others = (*command.dropped, *command.released)
+        return records, sum(everyone + own[name] for name in others)
 
     # ---- the connection ----
 
@@ -442,7 +438,7 @@ class Server:
         self._observer.note(Note(f"{who}: {what}; {remedy}"[:1900], level="warning"))
 
 
-def _client_record(result: Result, bytes_up: int, bytes_down: int) -> ClientRecord:
+def _client_record(result: Result, bytes_up: int, bytes_down: int, *, staleness: int) -> ClientRecord:
     training = result.training
     return ClientRecord(
         examples=training.examples if training else 0,
@@ -451,4 +447,6 @@ def _client_record(result: Result, bytes_up: int, bytes_down: int) -> ClientReco
         bytes_up=bytes_up,
         bytes_down=bytes_down,
         health=result.health,
+        staleness=staleness,
+        variate_bytes=training.variate_bytes if training else 0,
     )

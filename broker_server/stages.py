@@ -9,37 +9,40 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import reduce
 from operator import add
 from pathlib import Path
 
+from broker_server.aggregation import Aggregation
 from broker_server.checks import check_result
+from broker_server.cohort.choosing import Choosing
 from broker_server.config import ServerConfig
+from broker_server.errors import RunError
 from broker_server.program import Evaluator, compile_program, image_input
 from broker_server.records import ClientRecord, RoundRecord
+from broker_server.round_records import fine_tuning, with_evaluation, with_traffic
 from broker_server.rounds.machine import CloseStage, RunState, Stage
-from broker_server.store.ledger import Ledger
-from broker_server.strategies.fedavg import weighted_mean
+from broker_server.rounds.policy import late_policy
+from broker_server.run_plan import in_words, stages_of, training_plan
+from broker_server.store.ledger import Ledger, TaskRow
 from broker_server.versions import Versions
-from compression.errors import BrambleError
 from compression.records import dumps, loads
 from compression.spec import TableInput, TrainableBundle, Weights
-from compression.updates import PROFILES, decode_update
+from compression.updates import PROFILES
 from edge_client.data import ColumnStatistics, table_input
 from edge_client.data.catalogue import order_classes
 from edge_client.data.column_statistics import MAX_STATISTICS_BYTES
 from edge_client.session.blobs import BlobStore
 from edge_client.wire.blobs import BlobRef
 from edge_client.wire.evaluation import MAX_CLASSES, EvaluationSums
-from edge_client.wire.messages import Hello, Result, Task, TrainingPlan
+from edge_client.wire.messages import Hello, Result, Task
 
 log = logging.getLogger(__name__)
 
 
-class RunError(BrambleError, RuntimeError):
-    """The run cannot go on; the message says what to change."""
+FINE_TUNING = "fine_tuning"  # a fact in the ledger
 
 
 class Stages:
@@ -48,6 +51,8 @@ class Stages:
     Attributes:
         ledger: what happened.
         artefacts: bundles, weights, steps and updates by content hash.
+        late: what becomes of late results.
+        choosing: of the cohorts.
     """
 
     def __init__(self, config: ServerConfig) -> None:
@@ -56,6 +61,9 @@ class Stages:
         self.ledger = Ledger(folder / "ledger.sqlite")
         self.artefacts = BlobStore(folder / "artefacts")
         self._config = config
+        self.late = late_policy(config)
+        self.choosing = Choosing(config, self.ledger)
+        self._aggregation: Aggregation | None = None
         self._bundle: TrainableBundle | None = None
         self._ref: BlobRef | None = None
         self._versions: Versions | None = None
@@ -63,8 +71,8 @@ class Stages:
         if self.ledger.fact("run") is None:
             with self.ledger.transaction():
                 self.ledger.set_fact("run", secrets.token_hex(8))
-                self.ledger.set_fact("plan", _plan_of(config))
-        elif self.ledger.fact("plan") != _plan_of(config):
+                self.ledger.set_fact("plan", in_words(config))
+        elif self.ledger.fact("plan") != in_words(config):
             raise RunError(
                 f"this run began with other settings ({self.ledger.fact('plan')}): put them back, "
                 f"or begin a new run by moving {folder} away"
@@ -75,16 +83,9 @@ class Stages:
 
     # ---- where the run stands ----
 
-    @property
-    def plan(self) -> tuple[Stage, ...]:
-        """All stages of the run."""
-        first = (Stage("statistics"),) if self._config.model.kind == "table" else ()
-        rounds = tuple(Stage("train", number) for number in range(1, self._config.rounds.rounds + 1))
-        return (*first, *rounds, Stage("evaluate", self._config.rounds.rounds))
-
     def resume(self, now: float) -> RunState:
         """The state of the round machine as the ledger knows it."""
-        state = RunState(stages=self.plan, index=self.index, since=now)
+        state = RunState(stages=stages_of(self._config), index=self.index, since=now)
         if state.stage is None:
             return replace(state, phase="finished")
         reported = frozenset(self.ledger.results(state.index))
@@ -129,6 +130,13 @@ class Stages:
         return self._versions
 
     @property
+    def aggregation(self) -> Aggregation:
+        """The strategy at work; raise `RunError` before the program is compiled."""
+        if self._aggregation is None:
+            raise RunError("the training program is not compiled yet")
+        return self._aggregation
+
+    @property
     def parameters(self) -> int:
         """Number of values in an update; 0 before the program is compiled."""
         return self._bundle.spec.parameters if self._bundle else 0
@@ -147,8 +155,8 @@ class Stages:
         return last.task.columns if last else ()
 
     def evaluate(self, weights: Weights) -> EvaluationSums | None:
-        """How weights do on the server's held-out examples; None without any."""
-        if self._config.data.evaluation is None:
+        """How weights do on the server's held-out examples; None without any, or for a part of a model."""
+        if self._config.data.evaluation is None or self.aggregation.personal:
             return None
         if self._evaluator is None:
             self._evaluator = Evaluator(self.bundle, self._config.data.evaluation)
@@ -176,6 +184,7 @@ class Stages:
             self.ledger.set_fact("bundle", ref.digest)
             self._adopt(bundle, ref)
             self.versions.begin(weights)
+            self.aggregation.state.begin()
 
     def make_task(self, stage: Stage, cohort: tuple[str, ...], columns: tuple[str, ...]) -> Task:
         """A task with a new number, written down."""
@@ -183,20 +192,16 @@ class Stages:
         if stage.kind == "statistics":
             task = replace(task, kind="statistics", columns=columns)
         else:
-            rounds = self._config.rounds
-            training = TrainingPlan(
-                epochs=rounds.epochs,
-                learning_rate=rounds.learning_rate,
-                codec=self._config.codec.up,
-                balance=rounds.balance,
-                seed=self._config.model.seed,
-            )
+            trains = stage.kind == "train"
             task = replace(
                 task,
                 kind=stage.kind,
                 bundle=self._ref,
                 weights=self.versions.reference(),
-                training=training if stage.kind == "train" else None,
+                training=training_plan(self._config, stage),
+                control=self.aggregation.state.reference() if trains else None,
+                personal=self.aggregation.personal,
+                patient=trains and self.late.counts,
             )
         self.ledger.keep_task(task, self.index, time.time())
         return task
@@ -214,11 +219,19 @@ class Stages:
         """What most of the cohort will want: program and whole model at first, then the newest step."""
         if task.bundle is None or task.weights is None:
             return []
-        if task.weights.steps:
-            return [task.weights.steps[-1].blob]
-        return [task.bundle, task.weights.full] if task.weights.version == 0 else [task.weights.full]
+        lines = [line for line in (task.weights, task.control) if line]
+        wanted = [line.steps[-1].blob if line.steps else line.full for line in lines]
+        return [task.bundle, *wanted] if task.weights.version == 0 else wanted
 
-    # ---- closing a stage ----
+    # ---- results ----
+
+    def staleness(self, row: TaskRow) -> int | None:
+        """How many stages of training ago a task was published; None if its results do not count now."""
+        plan, index = stages_of(self._config), self.index
+        stage = plan[index] if index < len(plan) else None
+        behind = index - row.stage
+        both_train = stage is not None and stage.kind == row.task.kind == "train"
+        return behind if behind == 0 or (both_train and self.late.accepts(behind)) else None
 
     def check(self, task: Task, result: Result, payload: bytes) -> None:
         """Raise `RefusedError` unless a result can be aggregated."""
@@ -230,6 +243,8 @@ class Stages:
         if payload:
             self.artefacts.put(payload)
         self.ledger.keep_result(task.number, device, self.index, result, now)
+
+    # ---- closing a stage ----
 
     def close(
         self, command: CloseStage, clients: Mapping[str, ClientRecord], dropped_bytes: int, now: float
@@ -244,9 +259,13 @@ class Stages:
             with self.ledger.transaction():
                 if command.stage.kind == "statistics":
                     self.ledger.set_fact("statistics", self._merged_statistics(results).digest)
+                elif command.stage.kind == "finetune":
+                    self.ledger.set_fact(FINE_TUNING, dumps(fine_tuning(results)).decode())
                 else:
-                    self._complete_round(command.stage.round, results)
-                    record = self._add_traffic(command.stage.round, clients, dropped_bytes)
+                    record = self._amend(
+                        command.stage.round,
+                        lambda last: with_traffic(with_evaluation(last, results), clients, dropped_bytes),
+                    )
                 self._mark_closed(command)
         self._prune()
         return record
@@ -263,70 +282,37 @@ class Stages:
             seconds=max(0.0, now - started),
             clients=clients,
             dropped=command.dropped,
+            released=command.released,
+            selection=self.choosing.selection(),
         )
 
     def _close_round(
         self, command: CloseStage, record: RoundRecord, results: Mapping[str, Result]
     ) -> RoundRecord:
-        profile = PROFILES[self._config.codec.down]
-        version, weights = self.versions.advance(self._mean_update(results), profile, record.round)
+        aggregation, index = self.aggregation, self.index
+        step, state = aggregation.step(results, index, record.round)
+        version, weights = self.versions.advance(step, PROFILES[self._config.codec.down], record.round)
         record = replace(record, evaluation=self.evaluate(weights))
+        fresh = {name: each for name, each in results.items() if not aggregation.staleness(each, index)}
         with self.ledger.transaction():
-            self._complete_round(record.round - 1, results)
+            self._amend(record.round - 1, lambda before: with_evaluation(before, fresh))
             self.ledger.keep_round(record.round, record)
             self.versions.commit(version, weights)
+            aggregation.state.commit(state)
             self._mark_closed(command)
+        self.choosing.closed(record)
         return record
 
     def _mark_closed(self, command: CloseStage) -> None:
         self.ledger.close_task(command.number)
         self.ledger.set_fact("stages_closed", str(self.index + 1))
 
-    def _mean_update(self, results: Mapping[str, Result]) -> Weights:
-        return weighted_mean(self._updates(results))
-
-    def _updates(self, results: Mapping[str, Result]) -> Iterator[tuple[Weights, int]]:
-        """One decoded update at a time, in order of the devices' names: the sum is the same every time."""
-        hellos = self.ledger.devices()
-        for device, result in results.items():
-            if result.payload is None or result.training is None:
-                raise RunError(f"the ledger counts a result of {device} without an update")
-            payload = self.artefacts.read(result.payload)
-            update = decode_update(payload, self.bundle.spec.tensors, model_digest=self.bundle_ref.digest)
-            said = hellos[device].data.examples  # what a device claims now cannot exceed what it said first
-            yield update.delta, max(1, min(result.training.examples, said, self._config.max_examples))
-
-    def _complete_round(self, number: int, results: Mapping[str, Result]) -> RoundRecord | None:
-        """Devices evaluate what they receive: a round's results complete the record of the one before."""
-        sums = [result.evaluation for result in results.values() if result.evaluation is not None]
-        record = self.ledger.round(number, RoundRecord)
-        if record is None or not sums:
-            return record
-        completed = replace(record, federated=reduce(add, sums))
-        self.ledger.keep_round(number, completed)
-        return completed
-
-    def _add_traffic(
-        self, number: int, clients: Mapping[str, ClientRecord], dropped_bytes: int
-    ) -> RoundRecord | None:
-        """The last round's step goes out with the evaluation: its bytes belong to that round."""
+    def _amend(self, number: int, change: Callable[[RoundRecord], RoundRecord]) -> RoundRecord | None:
+        """Complete the record of a round that is closed, if there is one."""
         record = self.ledger.round(number, RoundRecord)
         if record is None:
             return None
-        parts = {
-            name: replace(
-                part,
-                bytes_up=part.bytes_up + clients[name].bytes_up,
-                bytes_down=part.bytes_down + clients[name].bytes_down,
-            )
-            if name in clients
-            else part
-            for name, part in record.clients.items()
-        }
-        extra = dropped_bytes + sum(
-            client.bytes_down for name, client in clients.items() if name not in record.clients
-        )
-        record = replace(record, clients=parts, dropped_bytes_down=record.dropped_bytes_down + extra)
+        record = change(record)
         self.ledger.keep_round(number, record)
         return record
 
@@ -342,7 +328,7 @@ class Stages:
         """Updates are of no use once they are in the mean, nor are versions that nobody can step from."""
         kept = [digest for digest in (self.ledger.fact("bundle"), self.ledger.fact("statistics")) if digest]
         if self._versions is not None:
-            kept += self._versions.files()
+            kept += self._versions.files() + self.aggregation.state.files()
         self.artefacts.keep_only(kept)
 
     # ---- the program ----
@@ -351,6 +337,7 @@ class Stages:
         self._bundle = bundle
         self._ref = ref
         self._versions = Versions(self.ledger, self.artefacts, bundle.spec, ref.digest)
+        self._aggregation = Aggregation(self._config, self.ledger, self.artefacts, bundle.spec, ref.digest)
 
     def _table_input(self) -> TableInput:
         digest = self.ledger.fact("statistics")
@@ -359,10 +346,3 @@ class Stages:
         data = self.artefacts.path(digest).read_bytes()
         merged = loads(ColumnStatistics, data, max_bytes=MAX_STATISTICS_BYTES)
         return table_input(merged, self._config.model.scaling)
-
-
-def _plan_of(config: ServerConfig) -> str:
-    """What must stay the same from the first start of a run to its end, in words for people."""
-    model, rounds = config.model, config.rounds
-    size = f" {model.height}x{model.width}x{model.channels}" if model.kind == "image" else ""
-    return f"{model.name}, {model.kind}{size}, {rounds.rounds} rounds, {model.optimizer}, seed {model.seed}"

@@ -7,8 +7,9 @@ its digest says so.
 
 from __future__ import annotations
 
-from broker_server.records import VersionRecord
+from broker_server.records import VersionLine, VersionRecord
 from broker_server.store.ledger import Ledger
+from compression.records import dumps, loads
 from compression.spec import (
     ModelSpec,
     Weights,
@@ -26,14 +27,21 @@ STEPS_ANNOUNCED = 2  # a device that missed one round steps along; one that miss
 
 
 class Versions:
-    """The line of versions of one training bundle."""
+    """The line of versions of one training bundle.
 
-    def __init__(self, ledger: Ledger, artefacts: BlobStore, spec: ModelSpec, bundle_digest: str) -> None:
+    The weights' line has a table in the ledger. Another one, of a control variate, has a name and is kept as
+    a fact, the newest few versions of it.
+    """
+
+    def __init__(
+        self, ledger: Ledger, artefacts: BlobStore, spec: ModelSpec, bundle_digest: str, line: str = ""
+    ) -> None:
         self._ledger = ledger
         self._artefacts = artefacts
         self._spec = spec
         self._bundle_digest = bundle_digest
-        self._records = ledger.versions(VersionRecord)
+        self._line = line
+        self._records = self._read()
         self._weights: Weights | None = None
 
     @property
@@ -99,8 +107,14 @@ class Versions:
 
     def commit(self, record: VersionRecord, weights: Weights) -> None:
         """Make a version the newest one."""
-        self._ledger.keep_version(record.version, record)
         self._records[record.version] = record
+        if self._line:
+            for old in sorted(self._records)[: -STEPS_ANNOUNCED - 1]:
+                del self._records[old]
+            line = VersionLine(tuple(self._records.values()))
+            self._ledger.set_fact(self._line, dumps(line).decode())
+        else:
+            self._ledger.keep_version(record.version, record)
         self._weights = weights
 
     def reference(self) -> WeightsRef:
@@ -115,6 +129,14 @@ class Versions:
                 break
             steps.insert(0, step)
         return WeightsRef(version=latest.version, digest=latest.digest, full=latest.full, steps=tuple(steps))
+
+    def _read(self) -> dict[int, VersionRecord]:
+        if not self._line:
+            return self._ledger.versions(VersionRecord)
+        if (text := self._ledger.fact(self._line)) is None:
+            return {}
+        line = loads(VersionLine, text.encode(), max_bytes=1 << 20)
+        return {record.version: record for record in line.versions}
 
     def _residual(self, record: VersionRecord) -> Weights | None:
         if record.residual is None:

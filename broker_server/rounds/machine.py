@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-StageKind = Literal["statistics", "train", "evaluate"]
+StageKind = Literal["statistics", "train", "evaluate", "finetune"]
 Phase = Literal["gathering", "starting", "working", "closing", "finished"]
 
 
@@ -25,7 +25,11 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """When a stage starts and ends. Times in seconds."""
+    """When a stage starts and ends. Times in seconds.
+
+    With `overlapping` a training stage that has enough results leaves the others at work: what they bring
+    counts in a later stage. Without, they are told to stop.
+    """
 
     quorum: int  # results without which a stage is tried again
     wait_for: int  # devices to wait for before the first stage ...
@@ -34,6 +38,8 @@ class Rules:
     grace_s: float  # how long a device of the cohort may be away before it is no longer waited for
     max_tries: int = 5  # of a stage without a single new result
     retry_s: float = 5.0  # pause before a stage is tried again; doubles
+    enough: int | None = None  # results that end a training stage, whoever is still at work
+    overlapping: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +88,18 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The task that `StartStage` asked for is published."""
+    """The task that `StartStage` asked for is published, to the devices that were selected for it."""
 
     number: int
+    cohort: tuple[str, ...] | None = None  # None: to all that were named
 
 
 @dataclass(frozen=True, slots=True)
 class Reported:
-    """A result of the stage at work is durable, or the device says it failed.
+    """A result that counts for the stage at work is durable, or the device says it failed.
 
-    It may be of an earlier try: the weights it began from are the same.
+    It may be of an earlier try: the weights it began from are the same. Where late results count, it may be
+    of an earlier stage.
     """
 
     device: str
@@ -116,7 +124,7 @@ Event = Joined | Left | Started | Reported | Closed | Tick
 
 @dataclass(frozen=True, slots=True)
 class StartStage:
-    """Publish this task to this cohort, then say `Started`."""
+    """Publish this task to this cohort or a selection of it, then say `Started`."""
 
     stage: Stage
     cohort: tuple[str, ...]
@@ -130,6 +138,7 @@ class CloseStage:
     number: int
     devices: tuple[str, ...]
     dropped: Mapping[str, str]  # device: why nothing of it is in
+    released: tuple[str, ...] = ()  # devices still at work when there were enough results
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,9 +190,10 @@ def _noted(state: RunState, event: Event, now: float) -> RunState:
             away = dict(state.away_since)
             away.setdefault(device, now)
             return replace(state, online=state.online - {device}, away_since=away)
-        case Started(number) if state.phase == "starting":
-            away = dict.fromkeys(state.cohort - state.online, now)
-            return replace(state, phase="working", since=now, number=number, away_since=away)
+        case Started(number, asked) if state.phase == "starting":
+            cohort = state.cohort if asked is None else frozenset(asked)
+            away = dict.fromkeys(cohort - state.online, now)
+            return replace(state, phase="working", since=now, number=number, cohort=cohort, away_since=away)
         case Reported(device, None) if state.phase not in ("closing", "finished"):
             failed = {name: why for name, why in state.failed.items() if name != device}
             return replace(state, reported=state.reported | {device}, failed=failed, tries=0)
@@ -206,7 +216,7 @@ def _maybe_start(state: RunState, rules: Rules, now: float) -> tuple[RunState, t
     waited = now - state.since >= rules.wait_s
     enough = here >= rules.wait_for or (here >= rules.quorum and (waited or state.index > 0))
     cohort = tuple(sorted(state.online - state.reported))
-    if not cohort and len(state.reported) >= rules.quorum:
+    if len(state.reported) >= rules.quorum and (not cohort or _enough(state, rules)):
         return _closing(state, {}, now)
     if not (enough and cohort and state.stage):
         return state, ()
@@ -215,6 +225,8 @@ def _maybe_start(state: RunState, rules: Rules, now: float) -> tuple[RunState, t
 
 
 def _maybe_close(state: RunState, rules: Rules, now: float) -> tuple[RunState, tuple[Command, ...]]:
+    if _enough(state, rules):
+        return _closing(state, dict(state.failed), now, released=state.outstanding)
     late = now - state.since >= rules.deadline_s * (1 + state.tries)
     away = state.outstanding & frozenset(state.away_since)
     gone = {name for name in away if now - state.away_since[name] >= rules.grace_s}
@@ -223,12 +235,24 @@ def _maybe_close(state: RunState, rules: Rules, now: float) -> tuple[RunState, t
     if len(state.reported) < rules.quorum:
         return _retry(state, rules, now)
     missing = {name: "away" if name in gone else "late" for name in state.outstanding}
-    return _closing(state, dict(state.failed) | missing, now)
+    on = state.outstanding - gone if rules.overlapping else frozenset()
+    dropped = {name: why for name, why in missing.items() if name not in on}
+    return _closing(state, dict(state.failed) | dropped, now, released=on)
 
 
-def _closing(state: RunState, dropped: Mapping[str, str], now: float) -> tuple[RunState, tuple[Command, ...]]:
+def _enough(state: RunState, rules: Rules) -> bool:
+    """Whether a training stage need not wait for anybody."""
+    if rules.enough is None or state.stages[state.index].kind != "train":
+        return False
+    return len(state.reported) >= max(rules.enough, rules.quorum)
+
+
+def _closing(
+    state: RunState, dropped: Mapping[str, str], now: float, released: frozenset[str] = frozenset()
+) -> tuple[RunState, tuple[Command, ...]]:
     stage = state.stages[state.index]
-    command = CloseStage(stage, state.number, tuple(sorted(state.reported)), dropped)
+    devices = tuple(sorted(state.reported))
+    command = CloseStage(stage, state.number, devices, dropped, tuple(sorted(released)))
     return replace(state, phase="closing", since=now), (command,)
 
 

@@ -12,9 +12,10 @@ import pytest
 
 from broker_server.checks import RefusedError
 from broker_server.config import ModelConfig, RoundsConfig, ServerConfig
+from broker_server.errors import RunError
 from broker_server.ingest import Intake
 from broker_server.rounds.machine import CloseStage, Reported, Stage
-from broker_server.stages import RunError, Stages
+from broker_server.stages import Stages
 from broker_server.uploads import SLOT_TIMEOUT_S, SLOTS, Uploads
 from compression.spec import ImageInput, ModelSpec, TensorSpec, TrainableBundle
 from compression.updates import PROFILES, encode_update

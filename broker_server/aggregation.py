@@ -1,0 +1,99 @@
+"""From a round's results to the next step of the weights: the strategy at work on what lies on the disk."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from broker_server.checks import decode_result
+from broker_server.config import ServerConfig
+from broker_server.errors import RunError
+from broker_server.rounds.policy import late_policy
+from broker_server.store.ledger import Ledger
+from broker_server.strategies import ClientUpdate, Fleet
+from broker_server.strategy_state import NextState, StrategyState
+from compression.spec import ModelSpec, Weights
+from compression.updates import PROFILES
+from edge_client.session.blobs import BlobStore
+from edge_client.wire.messages import Result
+
+
+class Aggregation:
+    """The strategy of one run and one training bundle.
+
+    Attributes:
+        personal: names of the tensors that stay on the devices.
+        state: what the strategy remembers.
+
+    Raises:
+        RunError: the strategy does not fit the model.
+    """
+
+    def __init__(
+        self, config: ServerConfig, ledger: Ledger, artefacts: BlobStore, spec: ModelSpec, bundle_digest: str
+    ) -> None:
+        self._config = config
+        self._ledger = ledger
+        self._artefacts = artefacts
+        self._spec = spec
+        self._digest = bundle_digest
+        self._late = late_policy(config)
+        try:
+            self.personal = config.strategy.personal(spec)
+        except ValueError as exc:
+            raise RunError(str(exc)) from exc
+        self._shared = spec.without(self.personal)
+        self.state = StrategyState(ledger, artefacts, config.strategy, spec, bundle_digest)
+
+    def step(self, results: Mapping[str, Result], index: int, round_number: int) -> tuple[Weights, NextState]:
+        """The step of all tensors, and the next state, written but not counted yet.
+
+        Args:
+            results: that count for the stage, by device.
+            index: of the stage.
+        """
+        before = self.state.read()
+        after, step = self._config.strategy.aggregate(before, self._updates(results, index), self._fleet())
+        profile = PROFILES[self._config.codec.down]
+        return self._whole(step), self.state.write(before, after, profile, round_number)
+
+    def staleness(self, result: Result, index: int) -> int:
+        """How many stages before this one its task was published."""
+        row = self._ledger.task(result.task)
+        return index - row.stage if row else 0
+
+    def _whole(self, step: Weights) -> Weights:
+        """Tensors that stay on the devices do not move here."""
+        return {
+            tensor.name: step.get(tensor.name, np.zeros(tensor.shape, np.float32))
+            for tensor in self._spec.tensors
+        }
+
+    def _fleet(self) -> Fleet:
+        examples = (hello.data.examples for hello in self._ledger.devices().values())
+        return Fleet(
+            examples=sum(min(each, self._config.max_examples) for each in examples),
+            statistics=frozenset(t.name for t in self._spec.tensors if t.role == "statistic"),
+            optimizer=self._config.model.optimizer,
+        )
+
+    def _updates(self, results: Mapping[str, Result], index: int) -> Iterator[ClientUpdate]:
+        """One decoded update at a time, in order of the devices' names: the sum is the same every time."""
+        hellos = self._ledger.devices()
+        for device, result in results.items():
+            if result.payload is None or result.training is None:
+                raise RunError(f"the ledger counts a result of {device} without an update")
+            said = hellos[device].data.examples  # what a device claims now cannot exceed what it said first
+            examples = max(1, min(result.training.examples, said, self._config.max_examples))
+            steps = self._config.rounds.epochs * math.ceil(examples / self._spec.batch_size)
+            payload = self._artefacts.read(result.payload)
+            delta, variate = decode_result(payload, result.training, self._shared, self._digest)
+            yield ClientUpdate(
+                delta=delta,
+                examples=examples,
+                steps=max(1, min(result.training.steps, steps)),
+                discount=self._late.discount(self.staleness(result, index)),
+                variate=variate,
+            )

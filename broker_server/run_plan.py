@@ -1,0 +1,43 @@
+"""What the settings come to: the stages of a run, the training that its tasks ask for, the run in words."""
+
+from __future__ import annotations
+
+from broker_server.config import ServerConfig
+from broker_server.rounds.machine import Stage
+from compression.records import dumps
+from edge_client.wire.messages import TrainingPlan
+
+
+def stages_of(config: ServerConfig) -> tuple[Stage, ...]:
+    """All stages of a run."""
+    rounds = config.rounds
+    first = (Stage("statistics"),) if config.model.kind == "table" else ()
+    training = tuple(Stage("train", number) for number in range(1, rounds.rounds + 1))
+    last = (Stage("finetune", rounds.rounds),) if rounds.fine_tune_epochs else ()
+    return (*first, *training, Stage("evaluate", rounds.rounds), *last)
+
+
+def training_plan(config: ServerConfig, stage: Stage) -> TrainingPlan | None:
+    """What a stage's task asks to be trained; None if it asks for no training."""
+    if stage.kind not in ("train", "finetune"):
+        return None
+    rounds, federated = config.rounds, stage.kind == "train"
+    return TrainingPlan(
+        epochs=rounds.epochs if federated else rounds.fine_tune_epochs,
+        learning_rate=rounds.learning_rate,
+        codec=config.codec.up,
+        balance=rounds.balance,
+        seed=config.model.seed,
+        proximal_mu=config.strategy.proximal_mu if federated else 0.0,
+    )
+
+
+def in_words(config: ServerConfig) -> str:
+    """What must stay the same from the first start of a run to its end, in words for people."""
+    model, rounds = config.model, config.rounds
+    size = f" {model.height}x{model.width}x{model.channels}" if model.kind == "image" else ""
+    strategy = dumps(config.strategy).decode()
+    return (
+        f"{model.name}, {model.kind}{size}, {rounds.rounds} rounds, {model.optimizer}, seed {model.seed}, "
+        f"strategy {strategy}"
+    )
