@@ -5,16 +5,14 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from broker_server.broker.factory import OPTIONS
 from broker_server.config import BrokerConfig, ModelConfig, RoundsConfig, ServerConfig, load_config
+from broker_server.models_commands import add_models
 from broker_server.report.console import open_console
 from broker_server.report.display import RoundDisplay
 from broker_server.report.json_view import to_json
@@ -22,7 +20,7 @@ from broker_server.report.schema import RunReport
 from broker_server.report.terminal import print_report
 from broker_server.report.write import write_report
 from broker_server.simulation.demo_data import DATASETS
-from compression.command_line import Commands, command, count, program, rate, run_program
+from compression.command_line import Commands, command, count, program, rate, run_program, stop_on_signals
 
 EXAMPLES = (
     "bramble-server demo --dataset folder:images --devices 4",
@@ -43,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_demo(commands)
     _add_init(commands)
     _add_run(commands)
+    add_models(commands)
     return run_program(parser, argv)
 
 
@@ -152,7 +151,7 @@ def _demo(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         baselines=not arguments.no_baselines,
     )
-    stop = _stop_on_signals()
+    stop = stop_on_signals()
     with RoundDisplay(open_console(stderr=True)) as display:
         report = run_demo(options, display, stop)
     _show(report, options.out, as_json=arguments.json)
@@ -183,15 +182,20 @@ def _init(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     _log(arguments)
+    from broker_server.enrolment import fleet_enrolment
     from broker_server.fleet import fleet_broker
     from broker_server.results import RunFacts, build_report
     from broker_server.server import Server
 
     started = time.time()
     config, folder = load_config(arguments.config), arguments.config.resolve().parent
-    stop = _stop_on_signals()
-    with RoundDisplay(open_console(stderr=True)) as display, fleet_broker(config, folder) as broker:
-        server = Server(config, broker, display)
+    stop = stop_on_signals()
+    with (
+        RoundDisplay(open_console(stderr=True)) as display,
+        fleet_broker(config, folder) as broker,
+        fleet_enrolment(config, broker, display) as observer,
+    ):
+        server = Server(config, broker, observer)
         server.run(stop)
         if server.finished:
             facts = RunFacts(dataset=f"fleet {config.fleet}", broker=broker.describe(), started=started)
@@ -210,19 +214,6 @@ def _show(report: RunReport, folder: Path, *, as_json: bool) -> None:
     else:
         print_report(report, open_console())
     print(f"report: {page}", file=sys.stderr if as_json else sys.stdout)
-
-
-def _stop_on_signals() -> threading.Event:
-    stop = threading.Event()
-
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        if stop.is_set():  # the second time somebody means it
-            raise KeyboardInterrupt
-        stop.set()
-
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
-    return stop
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ ALLOWED = {
     "provisioning": (
         *COMMON,
         "compression.progress",
-        *(f"edge_client.{room}" for room in ("config", "enrolment", "session", "wire")),
+        "compression.text_table",
+        *(f"edge_client.{room}" for room in ("config", "enrolment", "files", "session", "wire")),
     ),
     "broker_server": ("compression", "edge_client", "provisioning.pki", "provisioning.enrolment"),
     "benchmarks": ("broker_server", "compression", "edge_client", "provisioning"),

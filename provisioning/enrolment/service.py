@@ -76,7 +76,7 @@ class EnrolmentService:
         started: Future[int] = Future()
         context = self._context()
         self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._serve(context, started)), name="enrolment", daemon=True
+            target=self._run, args=(context, started), name="enrolment", daemon=True
         )
         self._thread.start()
         self.port = started.result()
@@ -93,6 +93,13 @@ class EnrolmentService:
 
     # ---- the thread ----
 
+    def _run(self, context: ssl.SSLContext, started: Future[int]) -> None:
+        try:
+            asyncio.run(self._serve(context, started))
+        finally:
+            if not started.done():  # or whoever waits for it waits for ever
+                started.set_exception(EnrolmentServiceError("the enrolment service failed as it started"))
+
     async def _serve(self, context: ssl.SSLContext, started: Future[int]) -> None:
         self._loop, self._done = asyncio.get_running_loop(), asyncio.Event()
         runner = web.AppRunner(
@@ -105,8 +112,9 @@ class EnrolmentService:
         await runner.setup()
         try:
             listener = await self._listen(runner, context)
-        except OSError as exc:
-            text = f"enrolment cannot listen on {self._host} port {self.port}: {exc.strerror or exc}"
+        except (OSError, OverflowError) as exc:
+            reason = getattr(exc, "strerror", None) or exc
+            text = f"enrolment cannot listen on {self._host} port {self.port}: {reason}; choose another port"
             started.set_exception(EnrolmentServiceError(text))
         else:
             started.set_result(listener.sockets[0].getsockname()[1])

@@ -85,8 +85,13 @@ class _TextOnChange:
         state = [(device.name, device.stage, what_to_check(device, self._silent_s, now)) for device in fleet]
         if state != self._shown:
             self._shown = state
-            rows = [[*row[:-1], f" {row[-1]}"] for row in _rows(fleet, self._silent_s, now)]
-            print(text_table(HEADER, rows) if rows else "no device has a token or a certificate", flush=True)
+            rows = _rows(fleet, self._silent_s, now)
+            lines = [text_table(HEADER[:-1], [row[:-1] for row in rows]), *_checks(rows)]
+            print("\n".join(lines) if rows else "no device has a token or a certificate", flush=True)
+
+
+def _checks(rows: list[list[str]]) -> list[str]:
+    return [f"{row[0]}: {row[-1]}" for row in rows if row[-1]]
 
 
 def _table(fleet: Fleet, silent_s: float, now: datetime) -> Table:

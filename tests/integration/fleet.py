@@ -25,6 +25,7 @@ from broker_server.config import (
     BrokerConfig,
     CodecConfig,
     DataConfig,
+    EnrolmentConfig,
     ModelConfig,
     ReleaseConfig,
     RoundsConfig,
@@ -178,6 +179,7 @@ def real_fleet(folder: Path, kind: str, **rounds: Any) -> Iterator[RealFleet]:
         config = ServerConfig(
             fleet=FLEET,
             broker=wanted,
+            enrolment=EnrolmentConfig(port=0),
             model=ModelConfig(name="small_mlp", kind="table", classes=data.classes),
             rounds=RoundsConfig(**(SETTINGS | rounds)),
             codec=CodecConfig(up="safe", down="safe"),
