@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from compression.command_line import program, run_program
 from provisioning.enrolment_commands import add_enrol_server, add_token, add_watch
+from provisioning.flash_commands import add_flash
 from provisioning.image_commands import add_image, add_inspect
 from provisioning.install_commands import add_bundle, add_wheelhouse
 from provisioning.pki.commands import add_ca_commands
@@ -17,6 +18,7 @@ EXAMPLES = (
     "bramble-provision ca revoke pi-1 --ca fleet/ca --dry-run",
     "bramble-provision token issue pi-1 pi-2 --expires 7d --out tokens --ca fleet/ca",
     "bramble-provision wheelhouse --target trixie-arm64 --out wheelhouse/trixie-arm64",
+    "bramble-provision flash raspios.img.xz --card cards.toml --name pi-1 --device /dev/sda --dry-run",
 )
 
 
@@ -29,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_watch(commands)
     add_wheelhouse(commands)
     add_bundle(commands)
+    add_flash(commands)
     add_image(commands)
     add_inspect(commands)
     return run_program(parser, argv)

@@ -159,7 +159,7 @@ def _unescape(text: str) -> str:
 
 
 def _number_of(source: str) -> set[str]:
-    """The device itself, or the one that holds a file: btrfs and swap files hide theirs in the mount table."""
+    """The device itself, or the one that holds a file: btrfs and swap files hide theirs elsewhere."""
     if not source.startswith("/"):
         return set()
     try:
