@@ -103,6 +103,7 @@ StartLimitIntervalSec=0
 [Service]
 Type=notify
 ExecStart={PROGRAM} run --config {CONFIG}
+ExecStartPost=-{PROGRAM} report-step service ok --config {CONFIG}
 Environment=BRAMBLE_SERVICE=1
 TimeoutStartSec={FIRST_START_S}
 TimeoutStopSec=30
@@ -136,6 +137,7 @@ OnSuccess={EDGE}
 
 [Service]
 Type=oneshot
+ExecStart=-{PROGRAM} report-step install ok --config {CONFIG}
 ExecStart={PROGRAM} enrol --config {CONFIG} --wait 60
 Restart=on-failure
 RestartPreventExitStatus=1
