@@ -31,6 +31,7 @@ SshKey = Annotated[
         r" [A-Za-z0-9+/]{60,2000}={0,2}( [ -~]{1,200})?"
     ),
 ]
+MAX_PEM = 65_536
 CERTIFICATE = re.compile(r"\s*(-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----\s*)+")
 
 
@@ -79,6 +80,11 @@ class Wifi(Record):
             raise RecordError("Wifi.passphrase must be 8 to 63 printable ASCII characters, or 64 hex digits")
 
 
+def _are_certificates(text: str) -> bool:
+    """A check of our own: a `Matches` would quote the text, and the wrong file may be a secret."""
+    return len(text) <= MAX_PEM and CERTIFICATE.fullmatch(text) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint(Record):
     """Where a service listens."""
@@ -97,12 +103,12 @@ class FleetAccess(Record):
     fleet: FleetName
     server_key: Annotated[str, Matches(r"[0-9a-f]{64}")]
     broker: Endpoint
-    ca: Annotated[str, Length(64, 65_536)]  # PEM: the fleet's authority
+    ca: str  # PEM: the fleet's authority
     enrolment: Endpoint | None = None  # needed by a token only
 
     def __post_init__(self) -> None:
         Record.__post_init__(self)
-        if not CERTIFICATE.fullmatch(self.ca):
+        if not _are_certificates(self.ca):
             raise RecordError("FleetAccess.ca must be one or more PEM certificates and nothing else")
 
 
@@ -119,12 +125,12 @@ class IssuedCertificate(Record):
     """A certificate and its key made beforehand, for fleets that cannot reach an enrolment service."""
 
     TAG: ClassVar[str] = "certificate"
-    certificate: Annotated[str, Length(64, 65_536)]  # PEM
+    certificate: str  # PEM
     key: Secret  # PEM
 
     def __post_init__(self) -> None:
         Record.__post_init__(self)
-        if not CERTIFICATE.fullmatch(self.certificate):
+        if not _are_certificates(self.certificate):
             raise RecordError("IssuedCertificate.certificate must be PEM certificates and nothing else")
         if "PRIVATE KEY-----" not in self.key.value:
             raise RecordError("IssuedCertificate.key is not a PEM private key")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any, get_args, get_type_hints
 from compression.records import Record, RecordError, from_plain
 from edge_client.config import DataConfig
 from provisioning.card import (
+    HOST_LABEL,
     Card,
     CardError,
     Endpoint,
@@ -150,6 +152,8 @@ def build_card(name: str, plain: Mapping[str, Any], secrets: Secrets) -> Card:
     Raises:
         CardError: naming the card, the key and the remedy.
     """
+    if not re.fullmatch(HOST_LABEL, name):  # it becomes part of the names of files
+        raise CardError(f"card {name[:80]!r}: a name is 1 to 63 of a-z 0-9 and -, as a host name is")
     try:
         settings = from_plain(CardSettings, dict(plain), f"cards.{name}")
         access = _access(settings.fleet)

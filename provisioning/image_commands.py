@@ -15,6 +15,7 @@ from compression.command_line import Commands, command
 from compression.progress import progress_bar
 from compression.text_table import bytes_text
 from provisioning.card_jobs import CardJob, add_job_options, card_jobs
+from provisioning.card_options import card_tables
 from provisioning.customise.apply import Applied, new_instance_id
 from provisioning.customise.errors import CustomiseError
 from provisioning.customise.image_file import write_image_file
@@ -59,10 +60,8 @@ def add_inspect(commands: Commands) -> None:
 
 def run_image(arguments: argparse.Namespace) -> int:
     image = open_image(arguments.image, sha256=arguments.sha256, no_hash=arguments.no_hash)
+    places = _places(arguments.out, list(card_tables(arguments)))
     jobs = card_jobs(arguments, dry_run=arguments.dry_run)
-    places = [Path(arguments.out.replace("{name}", job.card.name)) for job in jobs]
-    if len(set(places)) < len(places):
-        raise CustomiseError(f"--out {arguments.out} is one file for {len(places)} cards; put {{name}} in it")
     if arguments.dry_run:
         return _print(
             [_plan(image, job, place) for job, place in zip(jobs, places, strict=True)], arguments.json
@@ -78,6 +77,17 @@ def run_inspect(arguments: argparse.Namespace) -> int:
     else:
         print("\n".join(_carried_lines(carried)))
     return 0
+
+
+def _places(pattern: str, names: list[str]) -> list[Path]:
+    """Each card's file, looked at before any token is made: a new token ends the one before."""
+    places = [Path(pattern.replace("{name}", name)) for name in names]
+    if len(set(places)) < len(places):
+        raise CustomiseError(f"--out {pattern} is one file for {len(places)} cards; put {{name}} in it")
+    for place in places:
+        if place.exists():
+            raise CustomiseError(f"{place} exists; name another file or remove it")
+    return places
 
 
 def _make(image: Image, job: CardJob, out: Path) -> dict[str, Any]:

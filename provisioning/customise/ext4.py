@@ -92,14 +92,15 @@ class RootPartition:
             raise CustomiseError("root file system was not unmounted cleanly: use a fresh image")
         try:
             block = int(values["Block size"])
-            room = (int(values["Free blocks"]) - int(values["Reserved block count"])) * block
+            room = int(values["Free blocks"]) * block  # the reserved ones too: they are root's, as the files
             free_inodes = int(values["Free inodes"])
         except (KeyError, ValueError) as exc:
             raise CustomiseError("root file system: not one that debugfs can read") from exc
         needed = sum(-(-_size(entry) // block) * block for entry in entries)
         if needed > room or len(entries) > free_inodes:
             raise CustomiseError(
-                f"root file system: {needed} bytes in {len(entries)} files to write, {max(room, 0)} free"
+                f"root file system: {needed} bytes in {len(entries)} files to write, "
+                f"{room} free; use --mode bundle"
             )
 
     def _run(self, commands: Sequence[str], *, write: bool = False) -> list[bytes]:

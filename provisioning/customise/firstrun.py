@@ -7,6 +7,7 @@ assignments before it, every value quoted by `shlex`, and the commands after it.
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from importlib import resources
 
 from provisioning.card import Card
@@ -31,10 +32,14 @@ KERNEL = (
 def render(card: Card, commands: Commands) -> Rendering:
     """The script for `card`, and the words that have it run."""
     body = resources.files("provisioning.customise").joinpath("firstrun.sh").read_text("utf-8")
-    values = "".join(f"{name}={shlex.quote(value)}\n" for name, value in _values(card).items())
     steps = "".join(f"step {shlex.join(command)}\n" for command in commands)
-    script = f"#!/bin/sh\n{values}{body}{steps}finish\n"
+    script = f"#!/bin/sh\n{assignments(_values(card))}{body}{steps}finish\n"
     return Rendering(files=(BootFile("firstrun.sh", script.encode()),), kernel=KERNEL)
+
+
+def assignments(values: Mapping[str, str]) -> str:
+    """Shell that sets each name to exactly its value, whatever is in it."""
+    return "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
 
 
 def _values(card: Card) -> dict[str, str]:

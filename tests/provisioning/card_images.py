@@ -16,6 +16,8 @@ from provisioning.card import Card, Endpoint, EnrolmentToken, FleetAccess, Secre
 from provisioning.customise.layout import SECTOR, TABLE
 from provisioning.customise.tools import have_tool
 from provisioning.pki.certificates import self_signed
+from provisioning.wheelhouse.archive import ARCHIVE_FILE, SITE, Client, write_archive
+from provisioning.wheelhouse.lock import Lock, file_sha256, item_of, write_lock
 
 BOOT_AT, BOOT_BYTES, ROOT_BYTES = 1 << 20, 40 << 20, 16 << 20
 ROOT_AT = BOOT_AT + BOOT_BYTES
@@ -162,3 +164,26 @@ def one_byte_changed(path: Path, wanted: bytes) -> None:
 
 def _entry(kind: int, start: int, size: int) -> bytes:
     return struct.pack("<4xB3xII", kind, start // SECTOR, size // SECTOR)
+
+
+def make_wheelhouse(folder: Path, target: str = "trixie-arm64") -> Path:
+    """A wheelhouse whose client is two small files."""
+    site = folder / SITE
+    for name, text in (("edge_client/__init__.py", ""), ("edge_client/cli.py", "print('client')\n")):
+        (site / name).parent.mkdir(parents=True, exist_ok=True)
+        (site / name).write_text(text, encoding="utf-8")
+    write_archive(Client("0.1.0", 1, target, "3.13", False), site, folder / ARCHIVE_FILE)
+    wheel = folder / "own.whl"
+    wheel.write_bytes(b"a wheel")
+    lock = Lock(
+        target=target,
+        python="3.13",
+        client="0.1.0",
+        build=1,
+        source="0" * 64,
+        bytecode=False,
+        archive=file_sha256(folder / ARCHIVE_FILE),
+        items=(item_of(wheel, "wheel", "bramble", "0.1.0"),),
+    )
+    write_lock(folder, lock)
+    return folder
