@@ -32,6 +32,9 @@ from broker_server.results import CENTRALISED, Comparison, RunFacts, build_repor
 from broker_server.server import Server
 from broker_server.simulation.demo_data import prepare_demo_data
 from broker_server.simulation.values import DemoData
+from broker_server.strategies import AnyStrategy, find_strategy
+from broker_server.strategies.fedbuff import FedBuff
+from broker_server.strategies.fedper import FedPer
 from compression.errors import BrambleError
 from edge_client.config import DataConfig as EdgeDataConfig
 from edge_client.config import EdgeConfig
@@ -72,6 +75,8 @@ class DemoOptions:
     codec: str | None = None
     seed: int = SEED
     baselines: bool = True
+    strategy: str = "fedavg"
+    fine_tune: int = 0  # epochs
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,7 @@ class Recipe:
 
 TABLE = Recipe("small_mlp", 15, 2, 3e-3, 16, None, "sizes:35,25,22,18")
 IMAGES = Recipe("small_cnn", 15, 1, 1e-3, 16, 2, None)  # micro-batches: 17 MB less on each device
+SGD_RATE = 0.05  # for strategies that need plain SGD on the devices, unless another one is asked for
 SMALL_SET = 2000  # pictures: below this an epoch is a few steps only, and the demo takes several a round
 SMALL_SET_EPOCHS = 3
 
@@ -155,6 +161,10 @@ def demo_config(options: DemoOptions, data: DemoData) -> ServerConfig:
     examples = sum(sum(client.counts.values()) for client in data.clients)
     epochs = SMALL_SET_EPOCHS if data.kind == "image" and examples < SMALL_SET else recipe.epochs
     codec = options.codec or "safe"
+    quorum = max(1, devices // 2)
+    strategy = _strategy(options.strategy, buffer=quorum)
+    plain = strategy.problem("adam") is not None
+    rounds = options.rounds or recipe.rounds
     return ServerConfig(
         fleet=FLEET,
         broker=BrokerConfig(kind=options.broker),
@@ -167,26 +177,34 @@ def demo_config(options: DemoOptions, data: DemoData) -> ServerConfig:
             classes=data.classes,
             batch_size=recipe.batch_size,
             micro_batch=recipe.micro_batch if options.model is None else None,
+            optimizer="sgd" if plain else "adam",
             seed=options.seed,
         ),
         rounds=RoundsConfig(
-            rounds=options.rounds or recipe.rounds,
+            rounds=rounds * devices // quorum if strategy.BUFFERED else rounds,  # the same number of updates
             epochs=options.epochs or epochs,
-            learning_rate=options.learning_rate or recipe.learning_rate,
-            quorum=max(1, devices // 2),
+            learning_rate=options.learning_rate or (SGD_RATE if plain else recipe.learning_rate),
+            fine_tune_epochs=options.fine_tune,
+            quorum=quorum,
             wait_for=devices,
             wait_s=START_TIMEOUT_S,
             deadline_s=600.0,
             grace_s=10.0,
         ),
+        strategy=strategy,
         codec=CodecConfig(up=codec, down=codec),
         data=DataConfig(
             evaluation=_resolved(data.test),
             calibration=_resolved(data.calibration) if data.calibration else None,
         ),
-        release=ReleaseConfig(wait_s=60.0),
+        release=ReleaseConfig(wait_s=60.0, enabled=not isinstance(strategy, FedPer)),
         rollout=AT_ONCE,
     )
+
+
+def _strategy(name: str, buffer: int) -> AnyStrategy:
+    strategy = find_strategy(name)
+    return replace(strategy, buffer=buffer) if isinstance(strategy, FedBuff) else strategy
 
 
 def _picture_shape(data: DemoData) -> tuple[int, int, Literal[1, 3]]:

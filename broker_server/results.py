@@ -29,7 +29,7 @@ from broker_server.report.schema import (
 from broker_server.report.words import size
 from broker_server.rollout.figures import FIGURES, ReleaseFigures
 from broker_server.stages import Stages
-from compression.records import loads
+from compression.records import Record, loads, to_plain
 from edge_client.health import architecture
 from edge_client.wire.messages import Hello, ReleaseReport
 
@@ -201,6 +201,8 @@ def _centralised(comparison: Comparison) -> CentralisedFigures:
 def _settings(config: ServerConfig) -> dict[str, str]:
     rounds, model = config.rounds, config.model
     return {
+        "strategy": _in_words(config.strategy),
+        "cohort": _in_words(config.cohort),
         "rounds": str(rounds.rounds),
         "epochs a round": str(rounds.epochs),
         "learning rate": f"{rounds.learning_rate:g}",
@@ -209,3 +211,11 @@ def _settings(config: ServerConfig) -> dict[str, str]:
         "codec up": config.codec.up,
         "codec down": config.codec.down,
     }
+
+
+def _in_words(rule: Record) -> str:
+    """A strategy or a cohort's rule with the parameters that it has: ``fedprox, mu 0.01``."""
+    plain = to_plain(rule)
+    name = plain.pop(rule.TAG_KEY)
+    given = (f"{key.replace('_', ' ')} {value}" for key, value in plain.items() if value not in (None, []))
+    return ", ".join([name, *given])
