@@ -9,11 +9,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
@@ -44,26 +43,37 @@ def resolve(
     Raises:
         WheelhouseError: a wheel does not exist for the system, or bounds exclude each other.
     """
-    bounds: dict[str, SpecifierSet] = {}
-    extras: dict[str, set[str]] = {}
-    chosen: dict[str, Wheel] = {}
-    _note(own.requirements(system, [extra]), system, bounds, extras)
+    chosen = dict(kept)
     for step in range(MAX_STEPS):
-        chosen |= {name: wheel for name, wheel in kept.items() if name in bounds and name not in chosen}
+        bounds = _walk(own, extra, system, chosen)
         missing = {
             name: bound
             for name, bound in bounds.items()
             if name not in chosen or not bound.contains(chosen[name].version, prereleases=True)
         }
-        if missing:
-            report(f"fetching {', '.join(sorted(missing))}", 0.1 + 0.5 * step / (step + 3))
-            chosen |= _fetched(system, missing, folder, fetch)
-        before = dict(bounds)
-        for wheel in list(chosen.values()):
-            _note(wheel.requirements(system, extras.get(wheel.name, ())), system, bounds, extras)
-        if bounds == before:
-            return [chosen[name] for name in sorted(chosen)]
+        if not missing:
+            return [chosen[name] for name in sorted(bounds)]
+        report(f"fetching {', '.join(sorted(missing))}", 0.1 + 0.5 * step / (step + 3))
+        chosen |= _fetched(system, missing, folder, fetch)
     raise WheelhouseError(f"requirements of {own.name} have no end after {MAX_STEPS} steps")
+
+
+def _walk(own: Wheel, extra: str, system: System, chosen: Mapping[str, Wheel]) -> dict[str, SpecifierSet]:
+    """Bounds of every name that can be reached from `own` through the wheels chosen so far."""
+    bounds: dict[str, SpecifierSet] = {}
+    seen: set[tuple[str, str]] = set()
+    waiting = own.requirements(system, [extra])
+    while waiting:
+        requirement = waiting.pop()
+        name = canonicalize_name(requirement.name)
+        if system.debs and name in system.debs.provides:
+            continue
+        bounds[name] = bounds.get(name, SpecifierSet(system.limits.get(name, ""))) & requirement.specifier
+        for wanted in {"", *requirement.extras}:
+            if name in chosen and (name, wanted) not in seen:
+                seen.add((name, wanted))
+                waiting += chosen[name].requirements(system, [wanted])
+    return bounds
 
 
 def _fetched(
@@ -79,21 +89,6 @@ def _fetched(
     if lacking := sorted(set(missing) - set(found)):
         raise WheelhouseError(f"{lacking[0]} was asked for and did not come")
     return found
-
-
-def _note(
-    requirements: Iterable[Requirement],
-    system: System,
-    bounds: dict[str, SpecifierSet],
-    extras: dict[str, set[str]],
-) -> None:
-    for requirement in requirements:
-        name = canonicalize_name(requirement.name)
-        if system.debs and name in system.debs.provides:
-            continue
-        limit = SpecifierSet(system.limits.get(name, ""))
-        bounds[name] = bounds.get(name, limit) & requirement.specifier
-        extras.setdefault(name, set()).update(requirement.extras)
 
 
 def fetch_with_pip(system: System, bounds: Mapping[str, SpecifierSet], folder: Path) -> None:
