@@ -20,6 +20,7 @@ from broker_server.report.schema import RunReport
 from broker_server.report.terminal import print_report
 from broker_server.report.write import write_report
 from broker_server.simulation.demo_data import DATASETS
+from broker_server.strategies import STRATEGIES
 from compression.command_line import Commands, command, count, program, rate, run_program, stop_on_signals
 
 EXAMPLES = (
@@ -77,6 +78,12 @@ def _add_demo(commands: Commands) -> None:
     demo.add_argument("--partition", help="iid, dirichlet:ALPHA or sizes:35,25,22,18")
     demo.add_argument("--label-column", help="of a csv or table without a column named label")
     demo.add_argument("--model", help="a model of the zoo or module:function")
+    demo.add_argument(
+        "--strategy", default="fedavg", metavar="NAME", help=f"{', '.join(STRATEGIES)} (default: %(default)s)"
+    )
+    demo.add_argument(
+        "--fine-tune", type=count, default=0, metavar="EPOCHS", help="of each device alone after the rounds"
+    )
     demo.add_argument("--codec", help="profile of the update codec, both directions (default: safe)")
     demo.add_argument("--broker", default="auto", help=f"{OPTIONS} (default: %(default)s)")
     demo.add_argument(
@@ -150,6 +157,8 @@ def _demo(arguments: argparse.Namespace) -> int:
         codec=arguments.codec,
         seed=arguments.seed,
         baselines=not arguments.no_baselines,
+        strategy=arguments.strategy,
+        fine_tune=arguments.fine_tune,
     )
     stop = stop_on_signals()
     with RoundDisplay(open_console(stderr=True)) as display:

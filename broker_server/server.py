@@ -74,6 +74,7 @@ log = logging.getLogger(__name__)
 TICK_S = 0.5
 BROKER_CHECK_S = 3.0
 ASK_S = 2.0  # between requests for a hello that is missing
+GATHER_S = 10.0  # for devices to connect to a server that has just started
 REPUBLISH_S = 30.0  # a task or release that went unanswered this long is published again
 
 
@@ -109,6 +110,7 @@ class Server:
         self._present: dict[str, str] = {}  # device: its process's session, as the broker says
         self._ask_at = 0.0
         self._rounds = True  # False: only a rollout is led
+        self._orders = True  # False: not yet
 
     def run(self, stop: threading.Event) -> None:
         """Go through the stages, then the release; return when done or told to stop.
@@ -132,7 +134,20 @@ class Server:
         self._rounds = False
         with self._session:
             self._session.wait_connected(30.0)
+            self._gather(stop)
             self._lead_rollout(stop)
+
+    def _gather(self, stop: threading.Event) -> None:
+        """Let devices connect before canaries are drawn from those that are there."""
+        self._orders, known = False, frozenset(self._hellos)
+        until = time.monotonic() + min(GATHER_S, self.config.rounds.grace_s)
+        while not (known <= self._reachable() or stop.is_set() or time.monotonic() > until):
+            self._turn()
+        self._orders = True
+
+    def answer_to(self, order: int) -> str | None:
+        """What became of an order to the models; None while it waits."""
+        return self._rollout.store.answer(order)
 
     def _lead_rollout(self, stop: threading.Event) -> None:
         self._turn()
@@ -176,7 +191,8 @@ class Server:
             if self._rounds:
                 self._feed(event)
         online = self._reachable()
-        self._desk.take_orders(online)
+        if self._orders:
+            self._desk.take_orders(online)
         self._rollout.tick(online)
         self._uploads.tick(time.monotonic())
         if self._session.connected:

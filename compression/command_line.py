@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sqlite3
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import TypeAlias
 
 from compression.errors import BrambleError
@@ -66,6 +69,20 @@ def run_program(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> 
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def stop_on_signals() -> threading.Event:
+    """Set by Ctrl-C or SIGTERM, for a program that comes to an end by itself; the second time ends it."""
+    stop = threading.Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    return stop
 
 
 def _examples(examples: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from broker_server.rollout.machine import Abort, Pause, Promote, RolloutState
-from broker_server.rollout.orders import MAX_ORDER_BYTES, Order
+from broker_server.rollout.orders import MAX_ORDER_BYTES, REFUSED, Order
 from broker_server.rollout.planning import RolloutError
 from broker_server.rollout.release import Rollout
 from broker_server.store.ledger import Ledger
@@ -24,7 +24,7 @@ class Desk:
             try:
                 answer = self.obey(loads(Order, text.encode(), max_bytes=MAX_ORDER_BYTES), online)
             except BrambleError as exc:
-                answer = f"refused: {exc}"
+                answer = f"{REFUSED}{exc}"
             self._rollout.store.answer_order(number, answer)
             self._rollout.note(answer)
 

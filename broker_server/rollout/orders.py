@@ -6,14 +6,20 @@ for the answer; one that finds none leads the fleet itself until its rollout is 
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
-from compression.records import Between, Length, Matches, Record, RecordError
+from broker_server.store.ledger import Ledger
+from broker_server.store.models import ModelStore
+from compression.records import Between, Length, Matches, Record, RecordError, dumps
 from edge_client.wire.blobs import BlobRef
 from edge_client.wire.topics import NAME_PATTERN
 
 MAX_ORDER_BYTES = 1 << 20
+REFUSED = "refused: "  # what the answer to an order that was not carried out begins with
+LOOK_S = 0.2
 Kind = Literal["push", "promote", "rollback", "pause", "pin", "unpin"]
 
 
@@ -44,3 +50,24 @@ class Order(Record):
             raise RecordError("Order: a push needs a model")
         if self.kind in ("pin", "unpin") and not self.device:
             raise RecordError(f"Order: {self.kind} needs a device")
+
+
+def leave_order(ledger: Path, order: Order) -> int:
+    """Write an order down beside a running server, or for the next one; its number."""
+    book = Ledger(ledger, writer=False)
+    try:
+        return ModelStore(book.connection).give_order(dumps(order).decode(), time.time())
+    finally:
+        book.close()
+
+
+def await_answer(ledger: Path, number: int, timeout_s: float) -> str | None:
+    """What the server at work made of an order; None if it does not say in time."""
+    book, deadline = Ledger(ledger, writer=False), time.monotonic() + timeout_s
+    try:
+        store = ModelStore(book.connection)
+        while (answer := store.answer(number)) is None and time.monotonic() < deadline:
+            time.sleep(LOOK_S)
+        return answer
+    finally:
+        book.close()

@@ -70,24 +70,33 @@ class TaskRow:
 
 
 class Ledger:
-    """The fleet's history. One writing process at a time, held by a lock file; readers are free to look."""
+    """The fleet's history. One writing process at a time, held by a lock file; readers are free to look.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: of the file.
+        writer: False to look beside a running server, and to leave it an order (`store.models`).
+    """
+
+    def __init__(self, path: Path, *, writer: bool = True) -> None:
+        if not writer and not path.exists():
+            raise LedgerError(f"{path} does not exist: this fleet has not run yet")
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(path.with_suffix(".lock"))
+        self._lock = _locked(path.with_suffix(".lock")) if writer else None
         try:
             self._db = sqlite3.connect(path, isolation_level=None, timeout=5.0)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.executescript(SCHEMA)
         except sqlite3.DatabaseError as exc:
-            self._lock.close()
+            if self._lock is not None:
+                self._lock.close()
             raise LedgerError(f"{path} cannot be used as a ledger: {exc}") from exc
 
     def close(self) -> None:
         """Let go of the file."""
         self._db.close()
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     @property
     def connection(self) -> sqlite3.Connection:

@@ -6,10 +6,8 @@ somebody wants done, while the server runs or before it starts. SQLite sees to i
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import sqlite3
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -143,15 +141,6 @@ class ModelStore:
         """What became of an order; None while nobody has taken it."""
         row = self._db.execute("SELECT answer FROM orders WHERE number = ?", (number,)).fetchone()
         return row[0] if row else None
-
-
-@contextlib.contextmanager
-def beside_the_server(ledger: Path) -> Iterator[ModelStore]:
-    """The tables for a command: to read, and to give orders; `FileNotFoundError` without a ledger."""
-    if not ledger.exists():
-        raise FileNotFoundError(f"{ledger} does not exist: this fleet has not run yet")
-    with contextlib.closing(sqlite3.connect(ledger, isolation_level=None, timeout=10.0)) as connection:
-        yield ModelStore(connection)
 
 
 def server_runs(ledger: Path) -> bool:
