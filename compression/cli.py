@@ -20,8 +20,10 @@ from compression.commands import (
     parse_micro_batch,
     parse_shape,
 )
+from compression.compare_commands import add_compare
 from compression.models.export import RECIPES
 from compression.planning import plan_text, plan_training
+from compression.recipe_commands import add_recipes, add_run
 from compression.size_report import SizeReport, size_report
 from compression.spec import Loss, Optimizer
 from compression.text_table import bytes_text, text_table
@@ -35,6 +37,7 @@ EXAMPLES = (
     "bramble-compress export broker_server.models.images:small_cnn --input 64x64x1 --classes no,yes \\\n"
     "      --weights bundle/weights.npz --recipe int8 --calibration images.npy --out model.tflite",
     "bramble-compress size float32.tflite model.tflite",
+    "bramble-compress compare small_cnn --data npz:pneumoniamnist.npz --plot pareto.svg",
 )
 
 
@@ -47,6 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_tune(commands)
     _add_export(commands)
     _add_size(commands)
+    add_recipes(commands)
+    add_run(commands)
+    add_compare(commands)
     return run_program(parser, argv)
 
 
@@ -121,7 +127,9 @@ def _add_export(commands: Commands) -> None:
         "bramble-compress export model.keras --classes normal,pneumonia --recipe int8 "
         "--calibration images.npy --out model.tflite",
     )
-    _add_model(parser, "module:function, or a .keras or .h5 file", input_required=False)
+    _add_model(
+        parser, "module:function, a .keras or .h5 file, or weights (.npz) that name theirs", required=False
+    )
     parser.add_argument(
         "--weights", type=Path, metavar="NPZ", help="weights by name, as `trainable` writes them"
     )
@@ -146,17 +154,21 @@ def _add_size(commands: Commands) -> None:
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="TFLite files")
 
 
-def _add_model(parser: argparse.ArgumentParser, what: str, *, input_required: bool = True) -> None:
+def _add_model(parser: argparse.ArgumentParser, what: str, *, required: bool = True) -> None:
     parser.add_argument("model", metavar="MODEL", help=what)
     parser.add_argument(
         "--input",
         type=parse_shape,
-        required=input_required,
+        required=required,
         metavar="SHAPE",
         help="of one example: 64x64x1, or 30 for a table of 30 columns",
     )
     parser.add_argument(
-        "--classes", type=parse_classes, required=True, metavar="A,B", help="names, the positive one second"
+        "--classes",
+        type=parse_classes,
+        required=required,
+        metavar="A,B",
+        help="names, the positive one second",
     )
 
 

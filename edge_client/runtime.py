@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -55,8 +56,8 @@ def runtime_version() -> str:
     return version(runtime_name())
 
 
-def make_interpreter(model: bytes, *, threads: int = 1) -> Any:
-    """An interpreter with its tensors allocated.
+def make_interpreter(model: bytes, *, threads: int = 1, keep_tensors: bool = False) -> Any:
+    """An interpreter with its tensors allocated; `keep_tensors` lets those between the ops be read too.
 
     A signature runner that is taken before ``allocate_tensors()`` runs without XNNPACK on
     tflite-runtime 2.14, 3.6 times slower; so allocation comes first, always, here.
@@ -65,8 +66,10 @@ def make_interpreter(model: bytes, *, threads: int = 1) -> Any:
         ValueError, RuntimeError: the bytes are not a model this runtime can run.
     """
     module = _load()[1]
-    with _silenced():
-        interpreter = module.Interpreter(model_content=model, num_threads=threads)
+    kept = {"experimental_preserve_all_tensors": True} if keep_tensors else {}
+    with _silenced(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*preserve_all_tensors", category=UserWarning)
+        interpreter = module.Interpreter(model_content=model, num_threads=threads, **kept)
         interpreter.allocate_tensors()
     return interpreter
 

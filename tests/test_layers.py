@@ -15,11 +15,14 @@ PACKAGES = ("benchmarks", "broker_server", "compression", "edge_client", "provis
 
 # What every room may import: errors, the frame of the programs, records.
 COMMON = ("compression.command_line", "compression.errors", "compression.records")
+# Commands whose work is done in rooms above: parts of the program, which no library may import.
+UPWARD = ("compression.compare_commands", "compression.recipe_commands")
 # What each room may import of ours besides itself. The longest matching prefix counts. docs/architecture.md.
 ALLOWED = {
     "compression": (),
+    **dict.fromkeys(UPWARD, ("compression", "benchmarks")),
     "compression.updates": (*COMMON, "compression.spec"),
-    "edge_client": (*COMMON, "compression.spec", "compression.updates"),
+    "edge_client": (*COMMON, "compression.spec", "compression.updates", "compression.weights_file"),
     "edge_client.wire": (*COMMON, "compression.spec", "compression.updates"),
     "provisioning": (
         *COMMON,
@@ -90,6 +93,13 @@ def test_imports_point_one_way(module: str, path: Path) -> None:
             f"{module} imports {imported}"
         )
         assert not any(within(imported, no) for no in FORBIDDEN.get(top, ())), f"{module} imports {imported}"
+
+
+@every_module
+def test_only_the_program_looks_up(module: str, path: Path) -> None:
+    if module not in ("compression.cli", *UPWARD):
+        found = [imported for imported in imports(path) if any(within(imported, name) for name in UPWARD)]
+        assert not found, f"{module} imports {found}"
 
 
 @pytest.mark.parametrize(

@@ -15,3 +15,7 @@ class ExportError(ModelsError):
 
 class TFLiteFileError(ModelsError):
     """The bytes are not a TFLite file that holds together."""
+
+
+class RecipeError(ModelsError):
+    """A recipe is unknown, wrong, or cannot be applied to this model."""

@@ -1,9 +1,9 @@
-"""A trained Keras model as a TFLite file for inference: float32, dynamic-range or full-integer int8.
+"""A trained Keras model as a TFLite file for inference: float32, float16, dynamic-range, int8 or int16x8.
 
-Inputs and outputs stay float32 whatever is inside, so that a caller never needs to know: [1, *input] in,
-probabilities [1, classes] out. The batch is fixed to one example, which is what latency is about; a caller
-with many examples loops. Post-training quantisation as in Jacob et al., "Quantization and Training of Neural
-Networks for Efficient Integer-Arithmetic-Only Inference", 2018.
+Inputs and outputs stay float32 whatever is inside unless other ports are asked for, so that a caller never
+needs to know: [1, *input] in, probabilities [1, classes] out. The batch is fixed to one example, which is
+what latency is about; a caller with many examples loops. Post-training quantisation as in Jacob et al.,
+"Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", 2018.
 
 What a file became is read from the file (`compression.models.precision`): the converter falls back silently,
 and leaves weights of fewer than 1024 elements in float32 when it has no calibration set.
@@ -11,9 +11,8 @@ and leaves weights of fewer than 1024 elements in float32 when it has no calibra
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +20,18 @@ import numpy.typing as npt
 from compression.models.errors import ExportError
 from compression.models.head import inference_function
 from compression.models.precision import Calibration, precision_of
+from compression.models.quantisation import (
+    QUANTISATIONS,
+    PortType,
+    Quantisation,
+    make_converter,
+    set_quantisation,
+)
 from compression.models.tflite_file import read_tflite
-from compression.tf import quiet, tensorflow
+from compression.tf import quiet
 
-Recipe = Literal["float32", "dynamic", "int8"]
-RECIPES: tuple[Recipe, ...] = ("float32", "dynamic", "int8")
+Recipe = Quantisation
+RECIPES = QUANTISATIONS
 
 MIN_CALIBRATION_EXAMPLES = 8  # fewer do not show the range of an activation
 
@@ -50,7 +56,12 @@ class ExportedModel:
 
 
 def export_model(
-    model: Any, *, classes: int, recipe: Recipe, calibration: npt.NDArray[np.float32] | None = None
+    model: Any,
+    *,
+    classes: int,
+    recipe: Recipe,
+    calibration: npt.NDArray[np.float32] | None = None,
+    ports: PortType = "float32",
 ) -> ExportedModel:
     """Convert a `tf_keras` model; the model itself is left as it was.
 
@@ -59,6 +70,7 @@ def export_model(
         classes: number of classes.
         recipe: "int8" becomes full-integer with a calibration set and dynamic-range without.
         calibration: float32 [N, *input shape], preprocessed as for training.
+        ports: type of input and output; other than float32 for calibrated "int8" only.
 
     Raises:
         ExportError: the model or the calibration set does not fit, or the converter refuses.
@@ -66,22 +78,38 @@ def export_model(
     if recipe not in RECIPES:
         raise ExportError(f"unknown recipe {recipe!r}: use one of {', '.join(RECIPES)}")
     function = inference_function(model, classes)
-    if recipe == "int8" and calibration is not None:
+    if recipe in ("int8", "int16x8") and calibration is not None:
         check_calibration(calibration, tuple(model.input_shape[1:]))
-    converter = _converter(function, model)
-    if recipe != "float32":
-        converter.optimizations = [tensorflow().lite.Optimize.DEFAULT]
-    if recipe == "int8" and calibration is not None:
-        converter.representative_dataset = lambda: _examples(calibration)
+    elif recipe == "int16x8" or ports != "float32":
+        raise ExportError(f"{recipe} with {ports} in and out needs calibration examples")
+    return export_function(function, model, recipe=recipe, calibration=calibration, ports=ports)
+
+
+def export_function(
+    function: Any,
+    model: Any,
+    *,
+    recipe: Recipe,
+    calibration: npt.NDArray[np.float32] | None = None,
+    ports: PortType = "float32",
+) -> ExportedModel:
+    """Convert what `inference_function` made of a model, which may carry fake quantisation."""
+    converter = make_converter(function, model)
+    set_quantisation(converter, recipe, calibration=calibration, ports=ports)
     try:
         with quiet():
             tflite = bytes(converter.convert())
     except Exception as exc:  # the converter raises many types, each with a trace of its own
         raise ExportError(f"model {model.name!r} cannot be converted: {_first_line(exc)}") from exc
+    return described(tflite, recipe, model.name)
+
+
+def described(tflite: bytes, recipe: Recipe, name: str) -> ExportedModel:
+    """What a file became; raise `ExportError` if no runtime on a device can run it."""
     file = read_tflite(tflite)
     if file.custom_ops:
         needs = ", ".join(file.custom_ops)
-        raise ExportError(f"model {model.name!r} needs {needs}, which no TFLite runtime on a device has")
+        raise ExportError(f"model {name!r} needs {needs}, which no TFLite runtime on a device has")
     precision = precision_of(file)
     return ExportedModel(tflite, recipe, precision.calibration, file.ops, precision.float_ops)
 
@@ -101,20 +129,6 @@ def check_calibration(calibration: npt.NDArray[np.float32], shape: tuple[int, ..
         raise ExportError(f"calibration examples have shape {calibration.shape[1:]}, the model takes {shape}")
     if not np.isfinite(calibration).all():
         raise ExportError("a calibration example holds a value that is not finite")
-
-
-def _converter(function: Any, model: Any) -> Any:
-    lite = tensorflow().lite
-    converter = lite.TFLiteConverter.from_concrete_functions([function], model)
-    converter.target_spec.supported_ops = [lite.OpsSet.TFLITE_BUILTINS]
-    # tflite-runtime 2.14 has one scale for a dense layer's weights and reads no more of them.
-    converter._experimental_disable_per_channel_quantization_for_dense_layers = True
-    return converter
-
-
-def _examples(calibration: npt.NDArray[np.float32]) -> Iterator[list[npt.NDArray[np.float32]]]:
-    for example in calibration:
-        yield [np.asarray(example[None], np.float32)]
 
 
 def _first_line(exc: Exception) -> str:

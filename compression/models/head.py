@@ -18,21 +18,34 @@ from compression.tf import tensorflow
 ENDINGS = ("linear", "sigmoid", "softmax")
 
 
-def inference_function(model: Any, classes: int) -> Any:
+LARGEST_PROBABILITY = 255 / 256  # what int8 can say with a scale of 1/256
+
+
+def inference_function(model: Any, classes: int, *, largest_logit: float | None = None) -> Any:
     """A concrete function from float32 [1, *input] to probabilities [1, classes].
+
+    Args:
+        largest_logit: for a model trained with fake quantisation, the magnitude its logits reach: the end
+            gets fake quantisation too, or the converter would leave it in floating point.
 
     Raises:
         ExportError: the model's shape or its end does not fit.
     """
     tf = tensorflow()
+    fake = tf.quantization.fake_quant_with_min_max_args
     _check(model, classes)
     last = _last_layer(model)
 
     def infer(x: Any) -> Any:
         logits = model(x, training=False)
-        if classes == 2 and int(logits.shape[-1]) == 1:
-            return tf.sigmoid(logits * tf.constant([[-1.0, 1.0]]))
-        return tf.nn.softmax(logits)
+        one_output = classes == 2 and int(logits.shape[-1]) == 1
+        if one_output:
+            logits = logits * tf.constant([[-1.0, 1.0]])
+        if largest_logit is None:
+            return tf.sigmoid(logits) if one_output else tf.nn.softmax(logits)
+        if one_output:
+            logits = fake(logits, -largest_logit, largest_logit)
+        return fake(tf.sigmoid(logits) if one_output else tf.nn.softmax(logits), 0.0, LARGEST_PROBABILITY)
 
     signature = tf.TensorSpec((1, *model.input_shape[1:]), tf.float32, name="x")
     with _ending_in_logits(last, tf):

@@ -19,6 +19,7 @@ from tests.compression.models_worker import predict
 CHECKOUT = Path(__file__).resolve().parents[2]
 SHAPE = (12, 12, 1)
 INT8_STEP = 1 / 256  # of the logistic function's and softmax's output, by definition
+INT16_STEP = 1 / 32768
 
 
 def make_model(classes: int = 2, ending: str = "sigmoid") -> Any:
@@ -54,7 +55,7 @@ def exported(inputs: Any) -> dict[str, ExportedModel]:
     model = make_model()
     return {
         recipe: export_model(
-            model, classes=2, recipe=recipe, calibration=inputs if recipe == "int8" else None
+            model, classes=2, recipe=recipe, calibration=inputs if recipe.startswith("int") else None
         )
         for recipe in RECIPES
     }
@@ -92,7 +93,9 @@ def test_each_recipe_becomes_what_it_is_called(exported: dict[str, ExportedModel
     assert {name: item.calibration for name, item in exported.items()} == {
         "float32": "none",
         "dynamic": "dynamic-range",
+        "float16": "none",
         "int8": "full-integer",
+        "int16x8": "full-integer",
     }
     assert exported["int8"].float_ops == ()
     assert "FULLY_CONNECTED" in exported["dynamic"].float_ops
@@ -160,7 +163,8 @@ def test_both_runtimes_answer_alike(exported: dict[str, ExportedModel], inputs: 
         timeout=60,
         capture_output=True,
     )
-    for name, tolerance in (("float32", 1e-6), ("dynamic", 1e-6), ("int8", INT8_STEP + 1e-6)):
+    steps = {"int8": INT8_STEP, "int16x8": INT16_STEP}
+    for name, tolerance in {name: steps.get(name, 0) + 1e-6 for name in RECIPES}.items():
         here = predict(exported[name].tflite, inputs)
         np.testing.assert_allclose(np.load(tmp_path / f"{name}.npy"), here, atol=tolerance)
 
@@ -180,6 +184,10 @@ def test_what_does_not_fit_is_refused_by_name(inputs: Any) -> None:
         export_model(model, classes=2, recipe="int8", calibration=inputs[:, :4])
     with pytest.raises(ExportError, match="not finite"):
         export_model(model, classes=2, recipe="int8", calibration=np.full_like(inputs, np.nan))
+    with pytest.raises(ExportError, match="int16x8 with float32 in and out needs calibration"):
+        export_model(model, classes=2, recipe="int16x8")
+    with pytest.raises(ExportError, match="dynamic with uint8 in and out needs calibration"):
+        export_model(model, classes=2, recipe="dynamic", ports="uint8")
     with pytest.raises(ExportError, match="ends in tanh"):
         export_model(make_model(2, "tanh"), classes=2, recipe="float32")
     with pytest.raises(ExportError, match="begin it with Input"):

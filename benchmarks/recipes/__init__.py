@@ -1,0 +1,1 @@
+"""Recipes of model compression side by side: what each costs and what it gains."""
