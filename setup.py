@@ -39,6 +39,7 @@ SERVER = [
     "tensorflow-model-optimization>=0.8,<0.9",
     "tomli-w>=1",
     "tf-keras>=2.19,<2.22",
+    "xxhash>=3.4",
     "zstandard>=0.23",
 ]
 

@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 from benchmarks.codec_commands import add_accuracy_bytes, add_wire
 from benchmarks.environment import Environment, read_environment
+from benchmarks.flash_commands import add_flash
 from benchmarks.latency import benchmark_latency
 from benchmarks.latency import verdict as latency_verdict
 from benchmarks.size import benchmark_size
@@ -38,6 +39,7 @@ EXAMPLES = (
     "bramble-bench train --model small_cnn --input 64x64x1 --batch 16",
     "bramble-bench wire --parameters 5000000",
     "bramble-bench accuracy-bytes --dataset npz:pneumoniamnist.npz --codecs float32,small --plot curve.svg",
+    "bramble-bench flash --size-mb 1024 --compression xz,zst",
     "bramble-bench environment --json",
 )
 
@@ -52,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_train(commands)
     add_wire(commands)
     add_accuracy_bytes(commands)
+    add_flash(commands)
     _add_environment(commands)
     return run_program(parser, argv)
 

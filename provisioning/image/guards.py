@@ -112,5 +112,7 @@ def refusals(facts: Facts, known_serials: frozenset[str] = frozenset()) -> list[
     serial = facts.disk.serial
     if not likely or (serial and serial in known_serials):
         return certain
-    way_out = f"; if it is the right disk, add --erase-serial {serial}" if serial else "; it has no serial"
-    return certain + [reason + way_out for reason in likely]
+    if certain:  # no serial number helps
+        return certain + likely
+    way_out = f"if it is the right disk, add --erase-serial {serial}" if serial else "it has no serial number"
+    return [*likely, way_out]

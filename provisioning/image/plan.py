@@ -77,7 +77,7 @@ def check_destination(destination: Destination, image: Image, erase_serials: fro
     swaps = (PROC / "swaps").read_text(encoding="utf-8", errors="surrogateescape")
     facts = Facts(destination.disk, image.size, system_numbers(mountinfo, swaps), mounted_numbers(mountinfo))
     if reasons := refusals(facts, erase_serials):
-        raise RefusedError(f"{destination.path} is not erased: it {'; it '.join(reasons)}")
+        raise RefusedError(f"{destination.path} is not erased: {'; '.join(reasons)}")
 
 
 def _look(path: Path, image: Image) -> Disk | None:

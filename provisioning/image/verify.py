@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from mmap import mmap
 
+from provisioning.image.checksum import checksum
 from provisioning.image.errors import VerifyError
 from provisioning.image.target import CHUNK, HELD_BACK, Target, buffer
 from provisioning.image.writer import Content, OnBytes
-
-AHEAD = 2  # chunks that are hashed while the next one is read
 
 
 def check_body(target: Target, content: Content, on_bytes: OnBytes) -> None:
@@ -21,22 +17,20 @@ def check_body(target: Target, content: Content, on_bytes: OnBytes) -> None:
         VerifyError: naming the place of the first difference, or that the cache cannot be bypassed.
     """
     target.sync()
-    waiting: deque[tuple[int, mmap, Future[bytes]]] = deque()
-    free = [buffer() for _ in range(AHEAD + 1)]
-    with ThreadPoolExecutor(AHEAD, "read-back") as pool:
-        for index in range(len(content.digests)):
-            position = index * CHUNK
-            size = min(CHUNK, content.size - position)
-            memory = free.pop()
-            _fill(target, memory, position, size)
+    with buffer() as memory:
+        for index, expected in enumerate(content.checksums):
+            start = index * CHUNK
+            end = min(start + CHUNK, content.size)
+            _fill(target, memory, start, end - start)
             if index == 0:
                 _put_head(target, memory, content.head)
-            waiting.append((index, memory, pool.submit(_digest, memory, size)))
-            if not free:
-                free.append(_compare(target, content, *waiting.popleft()))
-            on_bytes(position + size)
-        while waiting:
-            _compare(target, content, *waiting.popleft())
+            with memoryview(memory) as view, view[: end - start] as read:
+                if checksum(read) != expected:
+                    raise VerifyError(
+                        f"{target.path}: what is read back between bytes {start} and {end} is not what was "
+                        "written: a bad card, reader or cable"
+                    )
+            on_bytes(end)
 
 
 def check_head(target: Target, content: Content) -> None:
@@ -53,7 +47,8 @@ def check_head(target: Target, content: Content) -> None:
 
 
 def _fill(target: Target, memory: mmap, position: int, size: int) -> None:
-    count = target.read(memoryview(memory)[: target.padded(size)], position)
+    with memoryview(memory) as view, view[: target.padded(size)] as into:
+        count = target.read(into, position)
     if count < size:
         raise VerifyError(f"{target.path} ends at {position + count} bytes")
 
@@ -62,18 +57,3 @@ def _put_head(target: Target, memory: mmap, head: bytes) -> None:
     if memory[: len(head)].strip(b"\0"):
         raise VerifyError(f"{target.path}: something else wrote to the target meanwhile")
     memory[: len(head)] = head
-
-
-def _digest(memory: mmap, size: int) -> bytes:
-    return hashlib.sha256(memoryview(memory)[:size]).digest()
-
-
-def _compare(target: Target, content: Content, index: int, memory: mmap, digest: Future[bytes]) -> mmap:
-    if digest.result() != content.digests[index]:
-        start = index * CHUNK
-        end = min(start + CHUNK, content.size)
-        raise VerifyError(
-            f"{target.path}: what is read back between bytes {start} and {end} is not what was written: "
-            "a bad card, reader or cable"
-        )
-    return memory

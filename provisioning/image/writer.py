@@ -5,32 +5,30 @@ A target that fails drops out and holds up nobody. The first `HELD_BACK` bytes a
 
 from __future__ import annotations
 
-import hashlib
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
-import numpy as np
-
+from provisioning.image.checksum import checksum
 from provisioning.image.errors import FlashError
 from provisioning.image.target import CHUNK, HELD_BACK, Target, buffer
 
 BUFFERS = 8  # chunks in memory, all targets together
-HASHERS = 2
-HOLE = 64 << 10  # runs of zeros of this size are not written where the target reads as zeros anyway
+HOLE = 1 << 20  # stretches of zeros of this size are not written where the target reads as zeros anyway
+ZEROS = bytes(HOLE)
+GLANCE = 4096  # bytes that tell most data from zeros
 
 OnBytes = Callable[[int], None]  # called with the number of bytes done so far
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a target must hold: its size, the digest of each chunk, and the first bytes themselves."""
+    """What a target must hold: its size, the checksum of each chunk, and the first bytes themselves."""
 
     size: int
-    digests: tuple[bytes, ...]
+    checksums: tuple[bytes, ...]
     head: bytes
 
 
@@ -125,23 +123,21 @@ def write_body(
 
 
 def _distribute(pieces: Iterable[bytes], writers: Sequence[_Writer], on_bytes: OnBytes) -> Content:
-    digests: list[Future[bytes]] = []
+    checksums: list[bytes] = []
     head, size = b"", 0
-    with ThreadPoolExecutor(HASHERS, "chunk-hash") as hashers:
-        for chunk in _chunks(pieces):
-            if not chunk.position:
-                head = bytes(chunk.memory[: min(HELD_BACK, chunk.size)])
-            size = chunk.position + chunk.size
+    for chunk in _chunks(pieces):
+        if not chunk.position:
+            head = bytes(chunk.memory[: min(HELD_BACK, chunk.size)])
+        size = chunk.position + chunk.size
+        for writer in writers:
             chunk.hold()
-            digests.append(hashers.submit(_digest, chunk))
-            for writer in writers:
-                chunk.hold()
-                writer.chunks.put(chunk)
-            chunk.release()
-            if all(writer.error is not None for writer in writers):
-                break  # nobody is left to write for
-            on_bytes(min((writer.done for writer in writers if writer.error is None), default=0))
-        return Content(size, tuple(digest.result() for digest in digests), head)
+            writer.chunks.put(chunk)
+        checksums.append(checksum(chunk.memory[: chunk.size]))
+        chunk.release()
+        if all(writer.error is not None for writer in writers):
+            break  # nobody is left to write for
+        on_bytes(min((writer.done for writer in writers if writer.error is None), default=0))
+    return Content(size, tuple(checksums), head)
 
 
 def _chunks(pieces: Iterable[bytes]) -> Iterator[_Chunk]:
@@ -165,21 +161,15 @@ def _chunks(pieces: Iterable[bytes]) -> Iterator[_Chunk]:
         yield _Chunk(position, filled, memory, pool)
 
 
-def _digest(chunk: _Chunk) -> bytes:
-    try:
-        return hashlib.sha256(chunk.memory[: chunk.size]).digest()
-    finally:
-        chunk.release()
-
-
 def _runs(memory: memoryview, *, sparse: bool) -> Iterator[tuple[int, int]]:
-    """Start and end of what is to be written: everything, or all but the larger runs of zeros."""
+    """Start and end of what is to be written: everything, or all but long stretches of zeros."""
     if not sparse:
         yield 0, len(memory)
         return
     start = None
     for place in range(0, len(memory), HOLE):
-        used = bool(np.frombuffer(memory[place : place + HOLE], np.uint8).view(np.uint64).any())
+        part = memory[place : place + HOLE]
+        used = bytes(part[:GLANCE]) != ZEROS[: len(part[:GLANCE])] or bytes(part) != ZEROS[: len(part)]
         if used and start is None:
             start = place
         elif not used and start is not None:
