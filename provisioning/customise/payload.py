@@ -6,6 +6,7 @@ FAT, ext4 or images; whoever writes them knows nothing of what they are for.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -13,6 +14,7 @@ from provisioning.customise.errors import CustomiseError
 
 BOOT_MOUNT = PurePosixPath("/boot/firmware")  # where Raspberry Pi OS mounts the boot partition since bookworm
 MAX_PATH = 1024
+LINK_TARGET = re.compile(r"[A-Za-z0-9._@/+-]{1,59}")  # a longer one lies where debugfs does not show it
 
 Content = bytes | Path  # bytes of a small file, or a file of this machine that is copied as it is
 
@@ -62,6 +64,10 @@ class RootLink:
 
     def __post_init__(self) -> None:
         _check_parts(self.path, PurePosixPath(self.path), absolute=True)
+        if not LINK_TARGET.fullmatch(self.target):
+            raise CustomiseError(
+                f"link {self.path}: target {self.target[:80]!r} is not a path of 1 to 59 characters"
+            )
 
 
 RootEntry = RootFile | RootFolder | RootLink

@@ -11,8 +11,8 @@ from functools import cache
 from importlib import resources
 from typing import Any, Literal
 
-from jsonschema import Validator
 from jsonschema.exceptions import ValidationError, best_match
+from jsonschema.protocols import Validator
 from jsonschema.validators import validator_for
 
 from provisioning.customise.errors import CustomiseError
