@@ -99,10 +99,6 @@ class EnrolmentClient:
                 return self._post(path, body, headers, context)  # the context knows now: the clock is behind
         except ssl.SSLCertVerificationError as exc:
             raise EnrolmentError(f"{self} is not this fleet's enrolment service: {exc}") from exc
-        except ssl.SSLError as exc:
-            if "ALERT" in (exc.reason or ""):  # it read our certificate, and no fleet of its own made it
-                raise EnrolmentError(f"{self} does not take this device's certificate: {exc.reason}") from exc
-            raise TryLaterError(f"{self}: {exc}") from exc
         except (OSError, http.client.HTTPException) as exc:
             raise TryLaterError(
                 f"{self}: {getattr(exc, 'strerror', None) or exc or type(exc).__name__}"

@@ -21,11 +21,10 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from edge_client.config import EdgeConfig
 from edge_client.enrolment.errors import EnrolmentError
-from edge_client.enrolment.keys import new_key, private_pem, signing_request
+from edge_client.enrolment.keys import common_name, new_key, private_pem, signing_request
 from edge_client.files import write_atomically
 from edge_client.wire.enrolment import MAX_BODY_BYTES
 
@@ -63,11 +62,10 @@ class DeviceIdentity:
             yield
 
     def certificate(self) -> x509.Certificate | None:
-        """The certificate that is there; None without one, or with one that is not PEM or of another key."""
+        """The certificate that is there; None without one, and for one of another fleet, name or key."""
         try:
-            certificate = x509.load_pem_x509_certificate(self.certificate_file.read_bytes())
-            return certificate if certificate.public_key() == self._key().public_key() else None
-        except (OSError, ValueError, EnrolmentError):
+            return self._checked(self.certificate_file.read_bytes())
+        except (OSError, EnrolmentError):
             return None
 
     def standing(self, now: datetime | None = None) -> Standing:
@@ -88,23 +86,27 @@ class DeviceIdentity:
         write_atomically(self.request_file, request, mode=0o644)
         return request.decode("ascii")
 
-    def store(self, pem: str) -> x509.Certificate:
+    def store(self, pem: str) -> None:
         """Keep a new certificate; `EnrolmentError` for one that is not this device's."""
+        data = pem.encode("ascii")
+        self._checked(data)
+        write_atomically(self.certificate_file, data, mode=0o644)
+
+    def _checked(self, pem: bytes) -> x509.Certificate:
         try:
-            certificate = x509.load_pem_x509_certificate(pem.encode("ascii"))
+            certificate = x509.load_pem_x509_certificate(pem)
             authority = x509.load_pem_x509_certificate(self.ca_file.read_bytes())
             certificate.verify_directly_issued_by(authority)
         except (ValueError, TypeError, InvalidSignature) as exc:
-            raise EnrolmentError("the service sent a certificate that is not the fleet's") from exc
-        names = [str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-        if names != [self.name] or certificate.public_key() != self._key().public_key():
-            raise EnrolmentError(f"the service sent a certificate for another name or key than {self.name}'s")
-        if pem.encode("ascii") != self._held():
-            write_atomically(self.certificate_file, pem.encode("ascii"), mode=0o644)
+            raise EnrolmentError(
+                f"the certificate is not one that the authority in {self.ca_file} made"
+            ) from exc
+        if (
+            certificate.subject != common_name(self.name)
+            or certificate.public_key() != self._key().public_key()
+        ):
+            raise EnrolmentError(f"the certificate is for another name or key than {self.name}'s")
         return certificate
-
-    def _held(self) -> bytes:
-        return self.certificate_file.read_bytes() if self.certificate_file.exists() else b""
 
     def _key(self) -> ec.EllipticCurvePrivateKey:
         data = self.key_file.read_bytes()
