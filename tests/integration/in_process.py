@@ -1,0 +1,100 @@
+"""A whole fleet in one process: the real server and real agents in threads, over a real broker."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker_server import program
+from broker_server.broker.factory import open_broker
+from broker_server.config import (
+    CodecConfig,
+    DataConfig,
+    ModelConfig,
+    ReleaseConfig,
+    RoundsConfig,
+    ServerConfig,
+)
+from broker_server.fleet import create_fleet, device_settings
+from broker_server.records import RoundRecord
+from broker_server.report.observer import NullObserver
+from broker_server.server import Server
+from broker_server.simulation.demo_data import prepare_demo_data
+from edge_client.agent import Agent
+from provisioning.pki.signing import load_signing_key
+
+FLEET, DEVICES = "test", 3
+ROUNDS: Mapping[str, Any] = {
+    "rounds": 3, "epochs": 2, "learning_rate": 0.05, "quorum": 2, "wait_for": DEVICES,
+    "wait_s": 30.0, "deadline_s": 30.0, "grace_s": 5.0,
+}  # fmt: skip
+
+compiled_once = lru_cache(maxsize=8)(program.compile_program)  # the same settings give the same program
+
+
+@dataclass
+class Outcome:
+    """What a run left behind."""
+
+    server: Server
+    folder: Path
+    rounds: list[RoundRecord] = field(default_factory=list)
+
+    def state_of(self, device: int) -> Path:
+        return self.folder / f"device-{device}" / "state"
+
+    @property
+    def accuracy(self) -> float:
+        evaluation = self.rounds[-1].evaluation
+        assert evaluation is not None and evaluation.accuracy is not None
+        return evaluation.accuracy
+
+
+def run_fleet(folder: Path, patch: pytest.MonkeyPatch, *, rounds: Any = ROUNDS, **settings: Any) -> Outcome:
+    """Run a fleet of `DEVICES` with the Wisconsin table to its end; `settings` are of `ServerConfig`."""
+    patch.setattr("broker_server.stages.compile_program", compiled_once)
+    data = prepare_demo_data("wisconsin", devices=DEVICES, partition="iid", directory=folder, seed=3)
+    config = ServerConfig(
+        fleet=FLEET,
+        state=str(folder / "state"),
+        keys=str(folder / "keys"),
+        pki=str(folder / "pki"),
+        model=ModelConfig(name="small_mlp", kind="table", classes=data.classes, optimizer="sgd"),
+        rounds=RoundsConfig(**{**ROUNDS, **rounds}),
+        data=DataConfig(evaluation=str(data.test)),
+        release=ReleaseConfig(enabled=False),
+        codec=settings.pop("codec", CodecConfig()),
+    )
+    config = replace(config, **settings)
+    create_fleet(folder, config)
+    key = load_signing_key(folder / "keys").public_hex
+    with open_broker("embedded", folder / "broker", fleet=FLEET) as broker:
+        server = Server(config, broker, NullObserver())
+        edges = [
+            device_settings(config, broker, key, client.name, str(client.source)) for client in data.clients
+        ]
+        agents = [Agent(replace(edge, state=str(folder / edge.name / "state"))) for edge in edges]
+        with at_work(agents):
+            server.run(threading.Event())
+    records = list(server.stages.ledger.rounds(RoundRecord).values())
+    return Outcome(server, folder, records)
+
+
+@contextmanager
+def at_work(agents: list[Agent]) -> Iterator[None]:
+    """Each agent in a thread of its own."""
+    stop = threading.Event()
+    with ExitStack() as stack:
+        for agent in agents:
+            thread = threading.Thread(target=agent.run, args=(stop,), daemon=True)
+            thread.start()
+            stack.callback(thread.join, 20.0)
+        stack.callback(stop.set)
+        yield
