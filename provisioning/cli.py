@@ -11,6 +11,7 @@ from provisioning.flash_commands import add_flash
 from provisioning.image_commands import add_image, add_inspect
 from provisioning.install_commands import add_bundle, add_wheelhouse
 from provisioning.pki.commands import add_ca_commands
+from provisioning.ssh_commands import add_ssh
 
 EXAMPLES = (
     "bramble-provision ca init --fleet ward-3 --ca fleet/ca",
@@ -34,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_flash(commands)
     add_image(commands)
     add_inspect(commands)
+    add_ssh(commands)
     return run_program(parser, argv)
 
 

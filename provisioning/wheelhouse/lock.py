@@ -43,6 +43,7 @@ class Lock(Record):
         bytecode: whether the site tree holds bytecode for the target's Python.
         archive: SHA-256 of ``client.tar.gz``.
         items: wheels and Debian packages.
+        distribution: names of the packages that were asked of the distribution.
     """
 
     target: Annotated[str, Length(1, 40)]
@@ -53,6 +54,7 @@ class Lock(Record):
     bytecode: bool
     archive: Digest
     items: Annotated[tuple[Item, ...], Length(1, 1000)]
+    distribution: tuple[str, ...] = ()
 
     def of_kind(self, kind: Literal["wheel", "deb"]) -> tuple[Item, ...]:
         """The files of one kind."""

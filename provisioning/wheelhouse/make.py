@@ -23,7 +23,6 @@ from provisioning.wheelhouse.archive import ARCHIVE_FILE, SITE, Client, write_ar
 from provisioning.wheelhouse.debs import fetch_debs, version_of
 from provisioning.wheelhouse.errors import WheelhouseError
 from provisioning.wheelhouse.lock import (
-    LOCK_FILE,
     Item,
     Lock,
     damaged,
@@ -96,7 +95,8 @@ def make_wheelhouse(
     compiler = find_python(system.python_version, python)
     source = file_sha256(bramble_wheel) if bramble_wheel else source_digest()
     held = _held(folder, system)
-    if held and not refresh and held.source == source and not (compiler and not held.bytecode):
+    same = held and held.source == source and held.distribution == _from_distribution(system)
+    if held and same and not refresh and not (compiler and not held.bytecode):
         report("checking hashes", 0.5)
         whole = not damaged(folder, held) and (folder / SITE / ENTRY_POINT).is_file()
         if whole and _archive_is_whole(folder, held):
@@ -117,9 +117,10 @@ def open_wheelhouse(folder: Path) -> Wheelhouse:
 
 
 def _held(folder: Path, system: System) -> Lock | None:
-    if not (folder / LOCK_FILE).exists():
+    try:
+        lock = read_lock(folder)
+    except WheelhouseError:  # none yet, damaged, or of another version of this program: made anew
         return None
-    lock = read_lock(folder)
     if lock.target != system.name:
         raise WheelhouseError(f"{folder} is a wheelhouse for {lock.target}; choose another folder")
     return lock
@@ -173,11 +174,16 @@ def _debs(system: System, folder: Path, held: Lock | None, refresh: bool, report
     if system.debs is None:
         return []
     folder.mkdir(exist_ok=True)
-    if held and not refresh and not set(damaged(folder.parent, held)) & {i.file for i in held.of_kind("deb")}:
+    names = _from_distribution(system)
+    same = held is not None and not refresh and held.distribution == names
+    if held and same and not set(damaged(folder.parent, held)) & {i.file for i in held.of_kind("deb")}:
         return [folder / item.file for item in held.of_kind("deb")]
     report(f"fetching packages for {system.debs.architecture}", 0.6)
-    names = sorted(set(system.debs.provides.values()))
     return fetch_debs(system.debs, names, folder, folder.parent / ".apt")
+
+
+def _from_distribution(system: System) -> tuple[str, ...]:
+    return tuple(sorted(set(system.debs.provides.values()))) if system.debs else ()
 
 
 def _unpack(folder: Path, wheels: Sequence[Wheel], debs: Sequence[Path], compiler: Path | None) -> None:
@@ -215,6 +221,7 @@ def _finish(
         bytecode=bytecode,
         archive=file_sha256(folder / ARCHIVE_FILE),
         items=_items(wheels, debs),
+        distribution=_from_distribution(system),
     )
     write_lock(folder, lock)
     return Wheelhouse(folder, lock, changed=True)
