@@ -21,11 +21,11 @@ OPTIONS = $(if $(DEVICES),--devices $(DEVICES)) $(if $(ROUNDS),--rounds $(ROUNDS
 export TF_USE_LEGACY_KERAS := 1
 export TF_CPP_MIN_LOG_LEVEL := 3
 
-.PHONY: help demo test check lint bench install clean
+.PHONY: help demo test check lint bench e2e e2e-armv7 install clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  make demo DATASET=folder:PATH DEVICES=3 ROUNDS=10   a folder of images by class"
 	@echo "  make demo DATASET=npz:PATH ARGS='--partition dirichlet:0.5'"
@@ -46,6 +46,12 @@ check: lint test ## everything that must hold before a commit
 bench: $(INSTALLED) ## what this machine is, and how fast training is on it
 	$(BIN)/bramble-bench environment
 	$(BIN)/bramble-bench train --model small_cnn --input 64x64x1 --batch 16 --threads 1
+
+e2e: $(INSTALLED) ## from a blank card to a training Pi, on an emulated one: docs/e2e.md
+	@$(BIN)/python -m tests.e2e $(ARGS)
+
+e2e-armv7: $(INSTALLED) ## the trainer and the agent's tests on an emulated 32-bit Pi
+	@$(BIN)/python -m tests.e2e.armv7 $(ARGS)
 
 install: $(INSTALLED) ## the virtual environment in .venv
 

@@ -81,9 +81,7 @@ def check(cache: Cache, record: Record) -> None:
     with record.step("train it here"):
         here = _train([sys.executable], root / "srv/work", PROJECT)
     with record.step("train it there") as step:
-        there = _train(
-            [*_chroot(root), "/usr/bin/python3"], root / "srv/work", Path("/srv/bramble"), Path("/srv/work")
-        )
+        there = _train(_inside(root), root / "srv/work", Path("/srv/bramble"), Path("/srv/work"))
         step.note = _compare(here, there)
     with record.step("the agent's tests there") as step:
         step.note = _run_tests(root)
@@ -140,7 +138,10 @@ def _compile(folder: Path) -> str:
 
     size = ImageInput(height=28, width=28)
     model = build_model("small_cnn", size.shape, 2)
-    result = compile_trainable(model, name="small_cnn", input=size, classes=("no", "yes"), batch_size=BATCH)
+    # Not Adam: it takes a whole step along a gradient of nothing but rounding.
+    result = compile_trainable(
+        model, name="small_cnn", input=size, classes=("no", "yes"), batch_size=BATCH, optimizer="momentum"
+    )
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     (folder / "bundle").write_bytes(result.bundle.to_bytes())
@@ -172,15 +173,15 @@ def _compare(here: Outcome, there: Outcome) -> str:
     return f"{STEPS} steps, largest difference {worst:.1e}, peak {peak:.0f} MB"
 
 
-def _chroot(root: Path) -> list[str]:
-    return [
-        "chroot",
-        str(root),
-        "/usr/bin/env",
-        "-i",
-        "PATH=/usr/bin:/bin",
-        f"PYTHONPATH=/srv/bramble:/{SITE}",
-    ]
+def _inside(root: Path) -> list[str]:
+    """Begins a command line that runs in the root file system, with this machine's /proc, /sys and /dev.
+
+    They are mounted in a namespace of the command's own, so nothing is left behind.
+    """
+    mounts = " && ".join(f'mount --rbind /{name} "$0/{name}"' for name in ("proc", "sys", "dev"))
+    variables = f"PATH=/usr/bin:/bin PYTHONPATH=/srv/bramble:/{SITE}"
+    script = f'{mounts} && cd "$0" && exec chroot "$0" /usr/bin/env -i -C /srv/bramble {variables} "$@"'
+    return ["unshare", "--mount", "sh", "-c", script, str(root), "/usr/bin/python3"]
 
 
 def _run_tests(root: Path) -> str:
@@ -192,14 +193,7 @@ def _run_tests(root: Path) -> str:
         if not any(word in path.read_text() for word in needs_keras)
     ]
     words = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout=600", *tests)
-    command = [
-        *_chroot(root),
-        "/bin/sh",
-        "-c",
-        'cd /srv/bramble && exec python3 "$@"',
-        "sh",
-        *map(str, words),
-    ]
+    command = [*_inside(root), *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=3000.0, check=False)
     (root.parent / "armv7-tests.log").write_text(done.stdout + done.stderr)
     last = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr[-300:]

@@ -50,13 +50,10 @@ class Record:
         steps = [[step.name, f"{step.wall_s:.1f}", step.note] for step in self.steps]
         moments = [[name, f"{seconds:.0f}"] for name, seconds in self.moments.items()]
         facts = [f"{name}: {value}" for name, value in self.facts.items()]
-        return "\n\n".join(
-            [
-                text_table([f"step, {self.label}", "wall s", ""], steps),
-                text_table([f"moment, {self.label}", "s after power-on"], moments),
-                "\n".join(facts),
-            ]
-        )
+        parts = [text_table([f"step, {self.label}", "wall s", ""], steps)]
+        if moments:
+            parts.append(text_table([f"moment, {self.label}", "s after power-on"], moments))
+        return "\n\n".join([*parts, "\n".join(facts)])
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), indent=2) + "\n")
