@@ -13,9 +13,10 @@ from typing import cast
 import numpy as np
 
 from benchmarks.training_batch import answer
-from compression.commands import default_loss, input_of, write_weights
+from compression.commands import default_loss, input_of
 from compression.spec import Optimizer
 from compression.tf import quiet, tensorflow
+from compression.weights_file import write_weights
 
 SEED = 3  # of the initial weights
 

@@ -76,15 +76,16 @@ def _check_update(task: Task, result: Result, payload: bytes, spec: ModelSpec) -
         raise RefusedError("a control variate that was not asked for, or none where one was")
     shared, digest = spec.without(task.personal), task.bundle.digest
     body, change = split_payload(payload, result.training.variate_bytes)
-    _check_steps(decode_update(body, shared.tensors, model_digest=digest), task)
+    check_steps(decode_update(body, shared.tensors, model_digest=digest), task.round)
     if change:
         tensors = shared.trainable.tensors
-        _check_steps(decode_update(change, tensors, model_digest=variate_digest(digest)), task)
+        check_steps(decode_update(change, tensors, model_digest=variate_digest(digest)), task.round)
 
 
-def _check_steps(update: Decoded, task: Task) -> None:
-    if update.round_number != task.round:
-        raise RefusedError(f"an update of round {update.round_number}, this is round {task.round}")
+def check_steps(update: Decoded, round_number: int) -> None:
+    """Raise `RefusedError` for an update of another round, or one that no training can have made."""
+    if update.round_number != round_number:
+        raise RefusedError(f"an update of round {update.round_number}, this is round {round_number}")
     for name, delta in update.delta.items():
         if not np.abs(delta).max(initial=0.0) <= MAX_STEP:  # NaN compares false
             raise RefusedError(f"{name} moved by more than {MAX_STEP:g}")

@@ -66,11 +66,13 @@ def seeded_model(config: ModelConfig, shape: Sequence[int], classes: int) -> Any
 class Evaluator:
     """How weights do on the server's own examples, by the program that the devices run."""
 
-    def __init__(self, bundle: TrainableBundle, source: str, *, progress: Progress | None = None) -> None:
+    def __init__(
+        self, bundle: TrainableBundle, source: DataSource, *, progress: Progress | None = None
+    ) -> None:
         spec = bundle.spec
         self._trainer = LiteRTTrainer(bundle)
         self._data = load_data(
-            DataSource.parse(source),
+            source,
             spec.input,
             spec.classes,
             validation_fraction=0.0,

@@ -31,7 +31,7 @@ from broker_server.versions import Versions
 from compression.records import dumps, loads
 from compression.spec import TableInput, TrainableBundle, Weights
 from compression.updates import PROFILES
-from edge_client.data import ColumnStatistics, table_input
+from edge_client.data import ColumnStatistics, DataSource, table_input
 from edge_client.data.catalogue import order_classes
 from edge_client.data.column_statistics import MAX_STATISTICS_BYTES
 from edge_client.session.blobs import BlobStore
@@ -159,7 +159,7 @@ class Stages:
         if self._config.data.evaluation is None or self.aggregation.personal:
             return None
         if self._evaluator is None:
-            self._evaluator = Evaluator(self.bundle, self._config.data.evaluation)
+            self._evaluator = Evaluator(self.bundle, DataSource.parse(self._config.data.evaluation))
         return self._evaluator(weights)
 
     # ---- starting a stage ----

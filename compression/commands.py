@@ -18,6 +18,7 @@ from compression.records import dumps
 from compression.references import SAVED_SUFFIXES, load_reference, load_saved
 from compression.spec import ImageInput, Loss, Optimizer, TableInput
 from compression.tf import quiet, tensorflow
+from compression.weights_file import ModelSource, read_weights, write_weights
 
 MAX_EXTENT = 4096
 
@@ -132,7 +133,8 @@ def make_bundle(
     data = result.bundle.to_bytes()
     (directory / "bundle.bin").write_bytes(data)
     (directory / "spec.json").write_bytes(dumps(result.bundle.spec))
-    write_weights(directory / "weights.npz", result.weights)
+    source = ModelSource(model=reference, input=tuple(input_shape), classes=tuple(classes))
+    write_weights(directory / "weights.npz", result.weights, source)
     spec = result.bundle.spec
     return MadeBundle(str(directory), spec.name, result.bundle.digest, len(data), spec.parameters)
 
@@ -145,8 +147,8 @@ def default_loss(model: Any) -> Loss:
 def export_file(
     model: str,
     *,
-    classes: Sequence[str],
     out: Path,
+    classes: Sequence[str] | None = None,
     recipe: Recipe = "float32",
     input_shape: Sequence[int] | None = None,
     weights: Path | None = None,
@@ -154,24 +156,44 @@ def export_file(
 ) -> ExportedFile:
     """Convert a model and write the TFLite file.
 
+    Args:
+        model: ``module:function``, a Keras file, or an npz of weights that says what model they are of.
+
     Raises:
         CommandError, ModelsError, SpecError: the model or an option does not fit.
     """
     examples = None if calibration is None else read_examples(calibration)
-    if model.endswith(SAVED_SUFFIXES):
-        keras = load_saved(Path(model))
-    elif input_shape is None:
-        raise CommandError(f"--input is needed for {model!r}: the shape of one example, 64x64x1 for instance")
-    else:
-        keras = load_reference(model, input_shape, len(classes))
+    if model.endswith(".npz"):
+        weights, source = Path(model), _source_of(Path(model))
+        model, input_shape, classes = source.model, source.input, source.classes
+    if classes is None:
+        raise CommandError(f"--classes is needed for {model!r}: their names, the positive one second")
+    keras = _keras_model(model, input_shape, len(classes))
     if weights is not None:
-        _put_weights(keras, read_weights(weights))
+        _put_weights(keras, read_weights(weights).weights)
     exported = export_model(keras, classes=len(classes), recipe=recipe, calibration=examples)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(exported.tflite)
     return ExportedFile(
         str(out), recipe, exported.calibration, len(exported.tflite), exported.ops, exported.float_ops
     )
+
+
+def _source_of(path: Path) -> ModelSource:
+    source = read_weights(path).source
+    if source is None:
+        raise CommandError(
+            f"{path} does not say of which model it is: name the model, and give --weights {path}"
+        )
+    return source
+
+
+def _keras_model(model: str, input_shape: Sequence[int] | None, classes: int) -> Any:
+    if model.endswith(SAVED_SUFFIXES):
+        return load_saved(Path(model))
+    if input_shape is None:
+        raise CommandError(f"--input is needed for {model!r}: the shape of one example, 64x64x1 for instance")
+    return load_reference(model, input_shape, classes)
 
 
 def _put_weights(model: Any, weights: dict[str, npt.NDArray[np.float32]]) -> None:
@@ -181,21 +203,6 @@ def _put_weights(model: Any, weights: dict[str, npt.NDArray[np.float32]]) -> Non
         load_keras_weights(model, weights)
     except TrainableError as exc:
         raise CommandError(str(exc)) from exc
-
-
-def write_weights(path: Path, weights: dict[str, npt.NDArray[np.float32]]) -> None:
-    """An npz of the tensors by name, in their order."""
-    arrays: dict[str, Any] = dict(weights)
-    with path.open("wb") as file:
-        np.savez(file, **arrays)
-
-
-def read_weights(path: Path) -> dict[str, npt.NDArray[np.float32]]:
-    """Inverse of `write_weights`; raise `CommandError` for another file."""
-    loaded = _load(path)
-    if not isinstance(loaded, dict):
-        raise CommandError(f"{path} is not an npz of weights by name")
-    return loaded
 
 
 def read_examples(path: Path) -> npt.NDArray[np.float32]:

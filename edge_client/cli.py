@@ -6,21 +6,17 @@ import argparse
 import dataclasses
 import json
 import logging
-import signal
 import sys
-import threading
 from collections.abc import Sequence
-from pathlib import Path
-from types import FrameType
 
-from compression.command_line import Commands, command, program, run_program
+from compression.command_line import Commands, command, program, run_program, stop_on_signals
 from compression.records import to_plain
-from edge_client.config import EXAMPLE, ConfigError, EdgeConfig, load_config
+from edge_client.config import EXAMPLE, EdgeConfig, load_config
 from edge_client.data import DataSource, summarise
 from edge_client.enrol_commands import add_enrol, add_report_step
-from edge_client.inference.predict import Prediction, predict_files
-from edge_client.inference.slots import ModelSlots
 from edge_client.options import add_config, add_verbose
+from edge_client.predict_commands import add_predict, add_serve, add_watch
+from edge_client.train_commands import add_train
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,9 +28,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     _add_run(commands)
     _add_check(commands)
-    _add_predict(commands)
+    add_predict(commands)
+    add_watch(commands)
+    add_serve(commands)
     add_enrol(commands)
     add_report_step(commands)
+    add_train(commands)
     return run_program(parser, argv)
 
 
@@ -63,19 +62,6 @@ def _add_check(commands: Commands) -> None:
     add_config(parser)
 
 
-def _add_predict(commands: Commands) -> None:
-    parser = command(
-        commands,
-        "predict",
-        _predict,
-        "answer for pictures or table rows with the released model; not for clinical use",
-        "bramble-edge predict --config edge.toml scan.png more-scans/",
-        json="print one JSON object a line",
-    )
-    add_config(parser)
-    parser.add_argument("paths", type=Path, nargs="+", metavar="FILE|DIR", help="pictures, tables or folders")
-
-
 def _run(arguments: argparse.Namespace) -> int:
     logging.basicConfig(
         level=logging.DEBUG if arguments.verbose else logging.INFO,
@@ -86,13 +72,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from edge_client.agent import Agent  # loads the TFLite runtime: after the settings proved good
     from edge_client.enrolment.renewal import start_renewals
 
-    stop = threading.Event()
-
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
+    stop = stop_on_signals()
     if config.enrolment is not None:
         start_renewals(config, stop)
     Agent(config).run(stop)
@@ -110,28 +90,6 @@ def _check(arguments: argparse.Namespace) -> int:
     for field in dataclasses.fields(summary):
         print(f"{field.name:20} {getattr(summary, field.name)}")
     return 0
-
-
-def _predict(arguments: argparse.Namespace) -> int:
-    config = load_config(arguments.config)
-    model = ModelSlots(Path(config.state) / "models").active()
-    if model is None:
-        raise ConfigError(f"{config.name} has no released model yet: it comes when a run of the fleet ends")
-    failed = False
-    if not arguments.json:
-        print(
-            f"{'label':20} {'probability':>11} {'ms':>9}  file   (model {model.version}, {model.spec.name})"
-        )
-    for answer in predict_files(model, arguments.paths, threads=config.threads):
-        failed = failed or answer.error is not None
-        print(json.dumps(dataclasses.asdict(answer)) if arguments.json else _line(answer), flush=True)
-    return 1 if failed else 0
-
-
-def _line(answer: Prediction) -> str:
-    if answer.label is None or answer.probability is None or answer.latency_ms is None:
-        return f"{'no answer':20} {'':11} {'':9}  {answer.file}: {answer.error}"
-    return f"{answer.label:20.20} {answer.probability:11.3f} {answer.latency_ms:9.3f}  {answer.file}"
 
 
 if __name__ == "__main__":

@@ -124,8 +124,10 @@ def open_folder(folder: Path) -> PictureFiles:
     return PictureFiles(str(folder), Catalogue.of(labels, splits, declared), tuple(paths))
 
 
-def open_list(file: Path, label_column: str | None = None) -> PictureFiles:
-    """Read a CSV of path and label, with a header or without; paths count from the CSV's folder.
+def open_list(file: Path, label_column: str | None = None, pictures: Path | None = None) -> PictureFiles:
+    """Read a CSV of path and label, with a header or without.
+
+    Paths count from the folder of `pictures`, or from the CSV's own.
 
     A column ``split`` may say train, val or test.
 
@@ -134,12 +136,12 @@ def open_list(file: Path, label_column: str | None = None) -> PictureFiles:
     """
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
-            return _read_list(file, csv.reader(stream), label_column)
+            return _read_list(file, csv.reader(stream), label_column, pictures or file.parent)
     except (OSError, UnicodeDecodeError, csv.Error) as exc:
         raise DataError(f"{file}: cannot be read as a CSV of path and label: {exc}") from exc
 
 
-def _read_list(file: Path, rows: Iterator[list[str]], label_column: str | None) -> PictureFiles:
+def _read_list(file: Path, rows: Iterator[list[str]], label_column: str | None, folder: Path) -> PictureFiles:
     first = next(rows, None)
     if first is None:
         raise DataError(f"{file} is empty: expected lines of path,label")
@@ -160,7 +162,7 @@ def _read_list(file: Path, rows: Iterator[list[str]], label_column: str | None) 
             continue
         if len(row) <= max(path_at, label_at, split_at or 0) or not row[label_at].strip():
             raise DataError(f"{file}, row {number}: expected a path and a label, got {','.join(row)[:80]!r}")
-        paths.append(str(file.parent / row[path_at].strip()))
+        paths.append(str(folder / row[path_at].strip()))
         labels.append(row[label_at].strip())
         splits.append(UNSPLIT if split_at is None else _split(file, number, row[split_at]))
     if not paths:

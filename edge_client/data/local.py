@@ -131,7 +131,7 @@ def open_pictures(source: DataSource) -> PictureSource:
     if source.kind == "folder":
         return open_folder(source.path)
     if source.kind == "csv":
-        return open_list(source.path, source.label_column)
+        return open_list(source.path, source.label_column, source.pictures)
     if source.kind == "npz":
         return open_npz(source.path)
     raise DataError(f"{source} is a table, and the model takes pictures")

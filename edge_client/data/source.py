@@ -22,11 +22,13 @@ class DataSource:
             classes; "csv" of path and label; "npz" of picture arrays; "table" of numbers as CSV.
         path: the folder or file.
         label_column: of a csv or table whose label column has none of the usual names.
+        pictures: folder from which the paths in a csv count; None for the csv's own.
     """
 
     kind: Kind
     path: Path
     label_column: str | None = None
+    pictures: Path | None = None
 
     @classmethod
     def parse(cls, text: str, *, base: Path | None = None, label_column: str | None = None) -> DataSource:
@@ -40,3 +42,27 @@ class DataSource:
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.path}"
+
+
+def find_source(text: str, labels: Path | None = None) -> DataSource:
+    """What somebody who types a path means: ``KIND:PATH``, or a path whose kind shows.
+
+    Args:
+        text: a folder, an npz, a CSV of a table; or a folder of pictures whose `labels` are in a CSV.
+
+    Raises:
+        DataError: neither.
+    """
+    kind, colon, _ = text.partition(":")
+    path = Path(text)
+    if labels is not None:
+        if not path.is_dir():
+            raise DataError(f"{text} is not a folder, and labels in {labels} name pictures in one")
+        return DataSource("csv", labels, pictures=path)
+    if colon and kind in KINDS:
+        return DataSource.parse(text)
+    if path.is_dir():
+        return DataSource("folder", path)
+    if not path.exists():
+        raise DataError(f"{text}: no such file or folder")
+    return DataSource("npz" if path.suffix == ".npz" else "table", path)

@@ -8,6 +8,7 @@ the positive class's probability: exact but for ties within a bin, that is to ab
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -107,6 +108,29 @@ class EvaluationSums(Record):
         """Share of right predictions; None without examples."""
         right = sum(self.confusion[i * self.classes + i] for i in range(self.classes))
         return right / self.examples if self.examples else None
+
+    @property
+    def precision(self) -> float | None:
+        """Share of positives among those called positive; None without any."""
+        return self._of_positives(lambda _fn, fp, tp: (tp, tp + fp))
+
+    @property
+    def recall(self) -> float | None:
+        """Share of positives that were found, also called sensitivity; None without a positive."""
+        return self._of_positives(lambda fn, _fp, tp: (tp, tp + fn))
+
+    @property
+    def f1(self) -> float | None:
+        """Harmonic mean of precision and recall; None where neither is defined."""
+        return self._of_positives(lambda fn, fp, tp: (2 * tp, 2 * tp + fp + fn))
+
+    def _of_positives(self, share: Callable[[int, int, int], tuple[int, int]]) -> float | None:
+        """A share of counts; the second of two classes is the positive one."""
+        if self.classes != 2:
+            return None
+        _, false_positives, false_negatives, true_positives = self.confusion
+        part, whole = share(false_negatives, false_positives, true_positives)
+        return part / whole if whole else None
 
     @property
     def auc(self) -> float | None:

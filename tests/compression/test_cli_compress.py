@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from compression.cli import main
-from compression.commands import read_weights
 from compression.models.export import calibration_of
 from compression.spec import TrainableBundle, check_weights
+from compression.weights_file import read_weights
 from tests.compression.models_worker import predict
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -66,7 +66,7 @@ def test_a_bundle_trains_and_its_weights_are_exported(here: Path, capsys: pytest
     bundle = TrainableBundle.from_bytes((here / "bundle" / "bundle.bin").read_bytes())
     assert made["digest"] == bundle.digest
     assert (bundle.spec.name, bundle.spec.batch_size, bundle.spec.loss) == ("net", 4, "binary_crossentropy")
-    weights = read_weights(here / "bundle" / "weights.npz")
+    weights = read_weights(here / "bundle" / "weights.npz").weights
     check_weights(weights, bundle.spec)
 
     for name in weights:
