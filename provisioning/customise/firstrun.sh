@@ -29,6 +29,7 @@ set_user() {
     printf '%s:%s\n' "$login" "${password_hash:-!}" | chpasswd -e || return
   fi
   [ -z "$free_sudo" ] && return
+  mkdir -p /etc/sudoers.d
   printf '%s ALL=(ALL) NOPASSWD: ALL\n' "$login" > /etc/sudoers.d/010_bramble
   chmod 0440 /etc/sudoers.d/010_bramble
 }
@@ -42,9 +43,10 @@ set_ssh() {
   if [ -n "$ssh_keys" ]; then
     home=$(getent passwd "$login" | cut -d: -f6)
     group=$(id -gn "$login") || return
-    install -d -m 0700 -o "$login" -g "$group" "$home/.ssh" || return
+    mkdir -p "$home/.ssh" || return
     printf '%s\n' "$ssh_keys" > "$home/.ssh/authorized_keys"
-    chown "$login:$group" "$home/.ssh/authorized_keys"
+    chown "$login:$group" "$home/.ssh" "$home/.ssh/authorized_keys"
+    chmod 0700 "$home/.ssh"
     chmod 0600 "$home/.ssh/authorized_keys"
   fi
   systemctl -q enable ssh

@@ -66,7 +66,7 @@ class RootLink:
         _check_parts(self.path, PurePosixPath(self.path), absolute=True)
         if not LINK_TARGET.fullmatch(self.target):
             raise CustomiseError(
-                f"link {self.path}: target {self.target[:80]!r} is not a path of 1 to 59 characters"
+                f"link {self.path}: {self.target[:80]!r} is not a path of 1 to 59 characters"
             )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from provisioning.card import Card, Secret
@@ -171,6 +171,7 @@ def test_rpi_preseed_s_small_parser_gets_nothing_that_ends_an_array() -> None:
         preseed.render(a_card(), (("echo", "]"),))
 
 
+@settings(deadline=None, max_examples=40)  # each starts a shell
 @given(st.text(alphabet=st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40))
 def test_the_shell_sets_exactly_the_value(value: str) -> None:
     script = firstrun.assignments({"value": value}) + "printf '%s.' \"$value\"\n"
