@@ -67,7 +67,7 @@ setup(
     python_requires=">=3.11,<3.14",  # from 3.14 the standard library has a package named compression
     packages=find_packages(include=[pattern for name in PACKAGES for pattern in (name, f"{name}.*")]),
     package_data={name: ["py.typed"] for name in PACKAGES}
-    | {"provisioning.customise": ["firstrun.sh", "schemas/*"]},
+    | {"provisioning.customise": ["firstrun.sh", "schemas/*"], "edge_client.inference": ["page.html"]},
     install_requires=["numpy>=1.24"],
     extras_require={"edge": EDGE, "server": SERVER, "dev": DEV},
     entry_points={

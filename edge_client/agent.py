@@ -25,7 +25,8 @@ from edge_client.config import EdgeConfig
 from edge_client.data import DataSource, summarise
 from edge_client.device.slots import passed
 from edge_client.inference.aftercare import Aftercare
-from edge_client.releases import FOLDER, Installer
+from edge_client.inference.slots import FOLDER
+from edge_client.releases import Installer
 from edge_client.runtime import runtime_name, runtime_version
 from edge_client.sd_notify import ServiceManager
 from edge_client.session.blobs import BlobError, BlobStore

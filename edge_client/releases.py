@@ -15,7 +15,7 @@ from edge_client.health import health
 from edge_client.inference.answering import at_home
 from edge_client.inference.gate import MAX_REASON, GateVerdict, preparation_digest, refusal, run_gate
 from edge_client.inference.patches import apply_patch
-from edge_client.inference.slots import ActiveModel, ModelSlots, SlotError
+from edge_client.inference.slots import FOLDER, ActiveModel, ModelSlots, SlotError
 from edge_client.session.blobs import BlobError, BlobStore
 from edge_client.state import DeviceState
 from edge_client.versions import wanted_blobs
@@ -24,8 +24,6 @@ from edge_client.wire.messages import ModelSource, Release, ReleaseReport
 from edge_client.work import Workshop
 
 log = logging.getLogger(__name__)
-
-FOLDER = "models"  # in the state directory
 
 
 class Installer:

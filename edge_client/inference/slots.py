@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 MODEL, SPEC, MANIFEST, INSTALLED = "model.tflite", "spec.json", "manifest", "installed.json"
 ANSWERING = "answering.json"
+FOLDER = "models"  # in the state directory
 POINTER, LOCK = "pointer.json", "lock"
 RECORD_BYTES = 4096  # more than either record takes
 ANSWERING_BYTES = 1 << 16
@@ -177,6 +178,13 @@ class ModelSlots:
         with contextlib.suppress(SlotError):
             return _read(self._directory / pointer.previous[0])[1]
         return None
+
+    def stamp(self) -> tuple[int, int]:
+        """Changes with every switch; costs one look at the pointer's file."""
+        with contextlib.suppress(OSError):
+            found = (self._directory / POINTER).stat()
+            return found.st_ino, found.st_mtime_ns
+        return 0, 0
 
     def active_version(self) -> int:
         """Version of the model that answers; 0 without one."""

@@ -1,0 +1,78 @@
+"""The model that answers now, for a program that runs on: a switch takes effect at the next answer."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+
+from edge_client.inference.answering import Answer, Answerer
+from edge_client.inference.predictor import FloatArray, PredictionError
+from edge_client.inference.slots import ActiveModel, ModelSlots, SlotError
+from edge_client.inference.usage import UsageLog
+
+log = logging.getLogger(__name__)
+
+
+class LiveModel:
+    """Answers, counts, and follows the agent's switches. Threads take turns: a runtime answers one at a time.
+
+    Raises:
+        SlotError: there is no released model yet, or none is whole.
+        PredictionError: it cannot be run here.
+    """
+
+    def __init__(self, directory: Path, *, threads: int = 1) -> None:
+        self._slots = ModelSlots(directory)
+        self._directory = directory
+        self._threads = threads
+        self._turn = threading.Lock()
+        self._stamp = self._slots.stamp()
+        model = self._slots.active()
+        if model is None:
+            raise SlotError("there is no released model yet: it comes when a run of the fleet ends")
+        self._answerer = Answerer(model, threads=threads)
+        self._usage = UsageLog(directory, model.version)
+
+    def __enter__(self) -> LiveModel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._usage.flush()
+
+    @property
+    def model(self) -> ActiveModel:
+        """What answers."""
+        self._follow()
+        return self._answerer.model
+
+    def answer(self, example: FloatArray) -> Answer:
+        """Answer for one preprocessed input; raise `PredictionError` if the model fails."""
+        self._follow()
+        with self._turn:
+            try:
+                answer = self._answerer.answer(example)
+            except PredictionError:
+                self._usage.add(errors=1)
+                raise
+            self._usage.add(answers=not answer.refused, unlike=answer.refused)
+            return answer
+
+    def _follow(self) -> None:
+        """Load the model anew if the pointer has changed; one that cannot be loaded does not answer."""
+        stamp = self._slots.stamp()
+        if stamp == self._stamp:
+            return
+        with self._turn:
+            self._stamp = stamp
+            try:
+                model = self._slots.active()
+                if model is None:
+                    return
+                self._answerer = Answerer(model, threads=self._threads)
+            except (SlotError, PredictionError) as exc:
+                log.warning("%s; model %d goes on answering", exc, self._answerer.model.version)
+                return
+            self._usage.flush()
+            self._usage = UsageLog(self._directory, model.version)
+            log.info("model %d answers from now on", model.version)
