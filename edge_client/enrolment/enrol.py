@@ -136,16 +136,16 @@ def _renew_or_go_on(config: EdgeConfig, identity: DeviceIdentity, client: Enrolm
 
 def _enrol_with_token(config: EdgeConfig, identity: DeviceIdentity, client: EnrolmentClient) -> Outcome:
     steps = Steps(config, client)
+    blamed: Step = "enrol"
     try:
-        client.check_token()  # before a network is blamed
+        client.check_token()
         csr = identity.request()
-        pem = client.enrol(
-            EnrolRequest(config.name, csr, _label(health.board_serial()), _label(health.board()))
-        )
-        identity.store(pem)
+        blamed = "network"
+        request = EnrolRequest(config.name, csr, _label(health.board_serial()), _label(health.board()))
+        identity.store(client.enrol(request))
     except EnrolmentError as exc:
         state: State = "waiting" if isinstance(exc, TryLaterError) else "failed"
-        steps.note("enrol" if client.reached else "network", state, str(exc))
+        steps.note("enrol" if client.reached else blamed, state, str(exc))
         raise
     _forget_token(config)
     steps.tell("network", "ok", f"reached {client}", enrolled=True)

@@ -67,7 +67,7 @@ class Fleet:
                 certificate_file=str(card / "device.crt"),
                 key_file=str(card / "device.key"),
             ),
-            data=DataConfig(source="npz:none"),
+            data=DataConfig(source="npz:/nowhere.npz"),
             enrolment=EnrolmentConfig(
                 port=self.port, token_file=str(card / f"{name}{SUFFIX}"), status_file=str(card / "status.log")
             ),
