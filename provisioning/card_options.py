@@ -46,7 +46,7 @@ OPTIONS = (
     ("--enrolment", "fleet.enrolment", "HOST:PORT", "the fleet's enrolment service"),
     ("--token-file", "token_file", "FILE", "the card's one-time token; {name} stands for its name"),
     ("--certificate-file", "certificate_file", "FILE", "a certificate made beforehand, instead of a token"),
-    ("--key-file", "key_file", "FILE", "and its key"),
+    ("--certificate-key-file", "key_file", "FILE", "and its key"),
     ("--data", "data.source", "SOURCE", "the device's examples, as folder:/srv/images"),
 )
 SWITCHES = (
