@@ -18,6 +18,7 @@ from compression.spec import (
     TableInput,
     TrainableBundle,
 )
+from compression.trainable.constraints import Constraint
 from compression.trainable.convert import convert
 from compression.trainable.errors import TrainableError
 from compression.trainable.losses import check_loss
@@ -49,6 +50,7 @@ def compile_trainable(
     label_smoothing: float = 0.0,
     micro_batch: int | Literal["auto"] | None = None,
     lowerings: Chooser = by_rule,
+    constraint: Constraint | None = None,
 ) -> CompileResult:
     """Compile a `tf_keras` model into a program that trains it in a TFLite runtime.
 
@@ -61,11 +63,12 @@ def compile_trainable(
             the whole batch's, is refused. "auto" takes four where that saves memory worth the name.
         lowerings: which lowering each convolution takes; a `compression.trainable.tuning.TunedTable` holds
             what was measured.
+        constraint: keep a pruned model's zeros, round as int8 will; None for neither.
 
     Raises:
         TrainableError: a layer is not supported, or input, loss and classes do not fit the model.
     """
-    network = Network(model)
+    network = Network(model, constraint)
     if tuple(model.input_shape[1:]) != input.shape:
         raise TrainableError(f"model {name!r} takes {model.input_shape[1:]}, the input gives {input.shape}")
     if not 0.0 <= label_smoothing < 1.0:

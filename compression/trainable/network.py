@@ -13,6 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from compression.trainable.constraints import Constraint, fake_activation, fake_parameters, is_kernel
 from compression.trainable.errors import TrainableError
 from compression.trainable.layers import RULES, Pass, activation_name, finish, problem_of
 from compression.trainable.variables import leaf_layers, travelling_variables, variable_key
@@ -31,8 +32,9 @@ class Network:
             what to use instead.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, constraint: Constraint | None = None) -> None:
         self.model = model
+        self.constraint = constraint or Constraint()
         check_model(model)
         self.variables = travelling_variables(model)
         self.last = _output_layer(model)
@@ -86,7 +88,7 @@ class Network:
     def _lower(self, layer: Any, x: Any, by_layer: Mapping[str, Any], state: Pass) -> Tensor:
         if hasattr(layer, "layers"):
             return self._run(layer, x, by_layer, state)
-        parameters = by_layer.get(layer.name, {})
+        x, parameters = self._rounded(x, by_layer.get(layer.name, {}))
         if layer is not self.last:
             return RULES[type(layer).__name__].lower(layer, x, parameters, state)
         if type(layer).__name__ in ("Activation", "Softmax"):
@@ -99,10 +101,16 @@ class Network:
         """The layer up to its bias and activation, and these as a function."""
         if type(layer).__name__ not in CONVOLUTIONS:
             return x, lambda pooled: self._lower(layer, pooled, by_layer, state)
-        parameters = by_layer[layer.name]
+        x, parameters = self._rounded(x, by_layer[layer.name])
         kernels = {key: value for key, value in parameters.items() if key != "bias"}
         y = RULES[type(layer).__name__].lower(_WithoutActivation(layer), x, kernels, state)
         return y, lambda pooled: finish(layer, pooled, parameters)
+
+    def _rounded(self, x: Any, parameters: Mapping[str, Tensor]) -> tuple[Any, Mapping[str, Tensor]]:
+        """A layer's input and parameters as int8 will have them, where that is asked for."""
+        if not self.constraint.fake_int8 or not any(is_kernel(key) for key in parameters):
+            return x, parameters
+        return fake_activation(x), fake_parameters(parameters)
 
     def statistics(self, state: Pass, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Moving statistics after a training pass, by wire name."""

@@ -27,6 +27,7 @@ from typing import Any
 import tensorflow as tf
 
 from compression.spec import Loss, Optimizer
+from compression.trainable.constraints import zero_mask
 from compression.trainable.layers import Pass
 from compression.trainable.losses import loss_value, probabilities
 from compression.trainable.network import Network
@@ -143,6 +144,8 @@ class Program(tf.Module):  # type: ignore[misc]
             parts = _split(gradient, self.trainable_specs)
             gradient = _flat([part + penalties.get(name, 0.0) for name, part in parts.items()])
         gradient += inputs["proximal_mu"] * (w - self.anchor.read_value()) + self.correction.read_value()
+        if self.network.constraint.keep_zeros:
+            gradient *= zero_mask(_split(self.anchor.read_value(), self.trainable_specs))
         before = State(tuple(slot.read_value() for slot in self.slots), self.decayed.read_value())
         w, after = self.rule.step(w, gradient, before, inputs["learning_rate"])
         self.weights.assign(w)
