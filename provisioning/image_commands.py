@@ -154,7 +154,7 @@ def _carried_lines(carried: Carried) -> list[str]:
         lines += ["", place, *(f"  {line}" for line in text.rstrip().splitlines())]
     lines += ["", "certificates"]
     for each in carried.certificates:
-        left = f"{each.days_left} days left" if each.days_left >= 0 else "EXPIRED"
+        left = "EXPIRED" if each.expired else f"{each.days_left} days left"
         lines.append(f"  {each.place}: {each.subject}, until {each.not_after:%Y-%m-%d}, {left}")
     lines += ["", "secrets (not shown)", *(f"  {place}" for place in carried.secrets)]
     lines += ["", "status log", *(f"  {line}" for line in carried.status or ("nothing: it has not booted",))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +40,13 @@ SECRET_FILES = ("token", "device.key")
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """One certificate of the card. `days_left` is negative once it has expired."""
+    """One certificate of the card; `days_left` are whole days."""
 
     place: str
     subject: str
     not_after: datetime
     days_left: int
+    expired: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,15 +148,15 @@ def _certificates(place: str, data: bytes, now: datetime) -> list[Certificate]:
         found = x509.load_pem_x509_certificates(data)
     except ValueError:
         return []
-    return [
-        Certificate(
-            place,
-            each.subject.rfc4514_string(),
-            each.not_valid_after_utc,
-            (each.not_valid_after_utc - now).days,
-        )
-        for each in found
-    ]
+    return [_certificate(place, each, now) for each in found]
+
+
+def _certificate(place: str, found: x509.Certificate, now: datetime) -> Certificate:
+    left = found.not_valid_after_utc - now
+    subject = found.subject.rfc4514_string()
+    return Certificate(
+        place, subject, found.not_valid_after_utc, int(left / timedelta(days=1)), left <= timedelta()
+    )
 
 
 def _log_lines(logs: Mapping[str, bytes]) -> list[str]:

@@ -10,7 +10,7 @@ PUBLIC_KEYS = frozenset({"lock_passwd", "password_encrypted", "password_authenti
 STARS = "***"
 CRYPT = re.compile(r"\$(y|5|6|7|gy)\$[A-Za-z0-9./$=,]+")
 WPA_KEY = re.compile(r"\b[0-9a-fA-F]{64}\b")
-TOKEN = re.compile(r"\bbrt_[A-Za-z0-9_-]+")
+TOKEN = re.compile(r"brt_[A-Za-z0-9_-]+")
 
 
 def masked(plain: Any, key: str = "") -> Any:
