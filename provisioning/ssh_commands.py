@@ -32,7 +32,7 @@ def add_ssh(commands: Commands) -> None:
     parser.add_argument("--wheelhouse", type=Path, required=True, help="as `wheelhouse --out` made it")
     parser.add_argument("--port", type=count, default=22, help="of the SSH service (default: %(default)s)")
     parser.add_argument(
-        "--key-file", type=Path, metavar="FILE", help="SSH key to log in with (default: ssh's)"
+        "--login-key", type=Path, metavar="FILE", help="SSH key to log in with (default: ssh's)"
     )
     parser.add_argument(
         "--known-hosts", type=Path, default=KNOWN_HOSTS, metavar="FILE", help="default: %(default)s"
@@ -56,7 +56,7 @@ def run_ssh(arguments: argparse.Namespace) -> int:
     if fingerprint := pin(host, known, arguments.accept_host_key):
         say(f"pinned {fingerprint} in {known}")
     outcome = install(
-        Remote(host, known, arguments.key_file),
+        Remote(host, known, arguments.login_key),
         cards[0],
         wheelhouse,
         root=arguments.root,

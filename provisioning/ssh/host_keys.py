@@ -1,7 +1,7 @@
 """Whether the machine that answers is the one that is meant: its host key, pinned once and then checked.
 
-A key is accepted by naming its fingerprint, never by pressing on: whoever types it has read it on the device's
-own screen, or knows that this first connection goes over a cable.
+A key is accepted by naming its fingerprint, never by pressing on: whoever types it has read it on the
+device's own screen, or knows that this first connection goes over a cable.
 """
 
 from __future__ import annotations
