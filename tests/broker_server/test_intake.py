@@ -51,10 +51,11 @@ def hello(examples: int = 50) -> Hello:
 class Desk:
     """An intake over a real ledger, with a list in place of the network."""
 
-    def __init__(self, folder: Path) -> None:
-        self.config = ServerConfig(
-            fleet="f", state=str(folder), model=ModelConfig(classes=("a", "b")), rounds=RoundsConfig(rounds=2)
-        )
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        rounds = RoundsConfig(rounds=3, **settings.pop("rounds", {}))
+        model = ModelConfig(classes=("a", "b"), optimizer="sgd")
+        config = ServerConfig(fleet="f", state=str(folder), model=model, rounds=rounds)
+        self.config = replace(config, **settings)
         self.stages = Stages(self.config)
         bundle = TrainableBundle(SPEC, b"program")
         ref = self.stages.artefacts.put(bundle.to_bytes())
@@ -62,6 +63,7 @@ class Desk:
             self.stages.ledger.set_fact("bundle", ref.digest)
             self.stages._adopt(bundle, ref)
             self.stages.versions.begin({t.name: np.zeros(t.shape, np.float32) for t in SPEC.tensors})
+            self.stages.aggregation.state.begin()
         for name in NAMES:
             self.stages.ledger.keep_hello(name, hello(), 0.0)
         self.sent: list[tuple[str, Message]] = []

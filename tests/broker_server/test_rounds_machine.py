@@ -194,6 +194,66 @@ def test_a_restarted_server_gives_the_cohort_time_to_come_back() -> None:
     assert step(state, Tick(), RULES, 1010.0)[1] == (CloseStage(STAGES[0], 7, ("a", "b"), {"c": "away"}),)
 
 
+# ---- enough results, and rounds that overlap ----
+
+OVER = replace(RULES, enough=2)
+BUFFER = replace(OVER, overlapping=True)
+
+
+def test_enough_results_end_a_round_and_the_rest_is_told_to_stop() -> None:
+    course = Course(OVER).working("a", "b", "c")
+    assert course.feed(1.0, Reported("a")) == []
+    closing = course.feed(2.0, Reported("b"))
+    assert closing == [CloseStage(STAGES[0], 7, ("a", "b"), {}, released=("c",))]
+    assert course.feed(2.0, Reported("c")) == []  # too late, and nobody's fault
+    assert course.feed(3.0, Closed()) == [StartStage(STAGES[1], ("a", "b", "c"))]
+
+
+def test_fewer_than_the_quorum_are_never_enough() -> None:
+    course = Course(replace(OVER, enough=1)).working("a", "b", "c")
+    assert course.feed(1.0, Reported("a")) == []
+    assert course.feed(1.0, Reported("b")) != []
+
+
+def test_an_evaluation_waits_for_all() -> None:
+    course = Course(OVER)
+    course.state = replace(course.state, index=2, online=frozenset("abc"))
+    course.feed(0.0, Tick(), Started(9))
+    assert course.feed(1.0, Reported("a"), Reported("b")) == []
+    assert course.feed(1.0, Reported("c")) == [CloseStage(STAGES[2], 9, ("a", "b", "c"), {})]
+
+
+def test_only_those_who_were_selected_are_waited_for() -> None:
+    course = Course()
+    course.feed(0.0, *[Joined(name) for name in "abc"])
+    course.feed(0.0, Started(7, ("a", "c")))
+    assert course.state.cohort == {"a", "c"}
+    closing = course.feed(1.0, Reported("a"), Reported("c"))
+    assert closing == [CloseStage(STAGES[0], 7, ("a", "c"), {})]
+
+
+def test_where_rounds_overlap_nobody_is_dropped_for_being_slow() -> None:
+    course = Course(BUFFER).working("a", "b", "c")
+    closing = course.feed(1.0, Reported("a"), Reported("b"))
+    assert closing == [CloseStage(STAGES[0], 7, ("a", "b"), {}, released=("c",))]
+    course.feed(1.0, Closed(), Started(8))
+    closing = course.feed(2.0, Reported("c"), Reported("a"))  # c's is of the stage before
+    assert closing == [CloseStage(STAGES[1], 8, ("a", "c"), {}, released=("b",))]
+
+
+def test_where_rounds_overlap_the_deadline_takes_what_is_there() -> None:
+    course = Course(replace(BUFFER, enough=3)).working("a", "b", "c")
+    course.feed(1.0, Reported("a"), Reported("b"))
+    assert course.feed(100.0, Tick()) == [CloseStage(STAGES[0], 7, ("a", "b"), {}, released=("c",))]
+
+
+def test_late_results_that_come_between_two_tries_can_be_enough() -> None:
+    course = Course(replace(BUFFER, wait_for=9)).working("a", "b", "c")
+    assert isinstance(course.feed(200.0, Tick())[0], RetryStage)
+    assert course.feed(201.0, Reported("a")) == []  # waits for more devices to come
+    assert course.feed(202.0, Reported("b")) == [CloseStage(STAGES[0], 7, ("a", "b"), {})]
+
+
 names = st.sampled_from("abcd")
 events = st.one_of(
     st.builds(Joined, names),
@@ -203,12 +263,17 @@ events = st.one_of(
 )
 
 
-@given(course=st.lists(st.tuples(st.floats(0, 30), events), max_size=60), quorum=st.integers(1, 3))
-@settings(max_examples=300, deadline=None)
+@given(
+    course=st.lists(st.tuples(st.floats(0, 30), events), max_size=60),
+    quorum=st.integers(1, 3),
+    enough=st.none() | st.integers(1, 4),
+    overlapping=st.booleans(),
+)
+@settings(max_examples=400, deadline=None)
 def test_whatever_happens_no_result_is_lost_or_counted_twice(
-    course: list[tuple[float, Event]], quorum: int
+    course: list[tuple[float, Event]], quorum: int, enough: int | None, overlapping: bool
 ) -> None:
-    rules = replace(RULES, quorum=quorum)
+    rules = replace(RULES, quorum=quorum, enough=enough, overlapping=overlapping)
     state, now, number = RunState(STAGES), 0.0, 0
     accepted: set[tuple[int, str]] = set()
     closed: list[tuple[int, str]] = []
@@ -226,12 +291,58 @@ def test_whatever_happens_no_result_is_lost_or_counted_twice(
                     pending.append(Started(number))
                 elif isinstance(command, CloseStage):
                     assert len(command.devices) >= quorum
-                    assert not set(command.devices) & set(command.dropped)
+                    assert not set(command.devices) & (set(command.dropped) | set(command.released))
                     closed += [(state.index, device) for device in command.devices]
                     pending.append(Closed())
     assert len(closed) == len(set(closed))
     finished = {entry for entry in accepted if entry[0] < state.index}
     assert finished == set(closed)
+
+
+answers = st.sampled_from(["result", "failure", "silence", "leaves"])
+
+
+@given(
+    drawn=st.lists(st.tuples(names, answers), max_size=40),
+    quorum=st.integers(1, 3),
+    enough=st.none() | st.integers(1, 4),
+    overlapping=st.booleans(),
+)
+@settings(max_examples=200, deadline=None)
+def test_a_run_always_ends(
+    drawn: list[tuple[str, str]], quorum: int, enough: int | None, overlapping: bool
+) -> None:
+    """Whatever devices do for a while: with those who are there then, it finishes or says why it cannot."""
+    rules = replace(RULES, quorum=quorum, enough=enough, overlapping=overlapping)
+    state, now, number, ended = RunState(STAGES), 0.0, 0, False
+    script = list(drawn)
+    waiting: list[Event] = [Joined(name) for name in "abcd"]
+    for _ in range(2000):
+        if ended:
+            break
+        now += 1.0
+        if state.phase == "working" and state.outstanding:
+            name, answer = script.pop(0) if script else (min(state.outstanding), "result")
+            waiting += {
+                "result": [Joined(name), Reported(name)],
+                "failure": [Reported(name, "diverged")],
+                "silence": [],
+                "leaves": [Left(name)],
+            }[answer]
+        else:
+            script = script[1:]
+            waiting += [Joined(name) for name in "abcd"] if not script else []
+        waiting.append(Tick())
+        while waiting and not ended:
+            state, commands = step(state, waiting.pop(0), rules, now)
+            for command in commands:
+                number += 1
+                if isinstance(command, StartStage):
+                    waiting.insert(0, Started(number))
+                elif isinstance(command, CloseStage):
+                    waiting.insert(0, Closed())
+                ended = ended or isinstance(command, FinishRun | FailRun)
+    assert ended
 
 
 @pytest.mark.parametrize("phase", ["starting", "closing"])
