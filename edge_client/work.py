@@ -225,8 +225,8 @@ class Workshop:
         """The device's own tensors; none before its first training, when the fleet's first ones serve."""
         if not task.personal:
             return {}
-        others = [tensor.name for tensor in spec.tensors if tensor.name not in task.personal]
-        return self._state.kept("personal", spec.without(others)) or {}
+        shared = [tensor.name for tensor in spec.without(task.personal).tensors]
+        return self._state.kept("personal", spec.without(shared)) or {}
 
     def _variate(self, spec: ModelSpec) -> Weights:
         return self._state.kept("variate", spec.trainable) or no_variate(spec)

@@ -138,6 +138,37 @@ def test_being_stopped_leaves_the_task_for_the_next_process(
     assert case.agent._state.memory.task == 0
 
 
+@pytest.mark.parametrize("patient", [True, False])
+def test_a_patient_task_waits_for_the_one_at_work(
+    case: Case, monkeypatch: pytest.MonkeyPatch, patient: bool
+) -> None:
+    def batches(batch: int) -> None:
+        if batch == 1:
+            case.arrive(replace(statistics(4), patient=patient))
+
+    done = performing(case, monkeypatch, batches)
+    sent = case.step(statistics(3))
+    if not patient:
+        case.step()
+        assert done == [4]
+        return
+    assert done == [3]
+    assert offers(sent + case.step(), 3)
+    case.step(Receipt(task=3, accepted=True))
+    case.step()
+    assert done == [3, 4]
+
+
+def test_a_patient_task_for_others_does_not_interrupt(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    def batches(batch: int) -> None:
+        if batch == 1:
+            case.arrive(replace(statistics(4), patient=True, cohort=("another",)))
+
+    done = performing(case, monkeypatch, batches)
+    case.step(statistics(3))
+    assert done == [3]
+
+
 # ---- what the disk does ----
 
 

@@ -209,3 +209,73 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: p
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+# ---- several things kept together ----
+
+
+def kept(value: float) -> dict[str, dict[str, np.ndarray]]:
+    return {"residual": weights(value), "variate": weights(value + 10), "personal": weights(value + 20)}
+
+
+def held(state: DeviceState) -> list[float]:
+    found = [state.kept(name, SPEC) for name in ("residual", "variate", "personal")]
+    return [float(one["w"][0, 0]) for one in found if one is not None]
+
+
+def test_all_that_is_kept_takes_effect_together(state: DeviceState) -> None:
+    state.keep_pending(result(), b"payload", kept(2.0))
+    assert held(state) == [1.0]
+    state.settle(accepted=True)
+    assert held(reopened(state)) == [2.0, 12.0, 22.0]
+
+
+def test_power_lost_while_they_take_their_places_the_rest_follows_with_the_next_receipt(
+    state: DeviceState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state.keep_pending(result(), b"payload", kept(2.0))
+    replace_file, done = Path.replace, []
+
+    def one_rename(path: Path, target: Path) -> Path:
+        if done:
+            power_cut()
+        done.append(path)
+        return replace_file(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", one_rename)
+        with pytest.raises(PowerCutError):
+            state.settle(accepted=True)
+    again = reopened(state)
+    assert again.pending is not None and again.pending.result == result()
+    again.settle(accepted=True)
+    assert held(again) == [2.0, 12.0, 22.0]
+
+
+def test_what_an_older_result_left_behind_is_not_taken_for_the_newer_ones(state: DeviceState) -> None:
+    state.keep_pending(result(5), b"payload", kept(2.0))
+    state.keep_pending(result(6), b"payload", {"residual": weights(3.0)})
+    state.settle(accepted=True)
+    assert held(state) == [3.0]
+
+
+def test_another_run_drops_what_was_owed_to_the_last_and_keeps_the_tuned_model(state: DeviceState) -> None:
+    state.use_run("1" * 16)
+    state.keep_pending(result(), b"payload", kept(2.0) | {"tuned": weights(4.0)})
+    state.settle(accepted=True)
+    state.use_run("1" * 16)
+    assert len(held(state)) == 3
+    state.use_run("2" * 16)
+    assert held(reopened(state)) == []
+    assert state.kept("tuned", SPEC) is not None
+    state.use_bundle("c" * 64)
+    assert state.kept("tuned", SPEC) is None
+
+
+def test_a_control_variate_that_the_disk_damaged_is_fetched_again(state: DeviceState) -> None:
+    control = weights(5.0)
+    state.keep_control(weights_digest(control), control)
+    assert state.control(SPEC) is not None
+    (state.directory / "control.bin").write_bytes(bytes(24))
+    assert state.control(SPEC) is None
+    assert state.memory.control_digest == ""
