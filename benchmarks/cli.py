@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
+from benchmarks.aggregate_commands import add_aggregate
 from benchmarks.codec_commands import add_accuracy_bytes, add_wire
 from benchmarks.environment import Environment, read_environment
 from benchmarks.flash_commands import add_flash
@@ -54,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_train(commands)
     add_wire(commands)
     add_accuracy_bytes(commands)
+    add_aggregate(commands)
     add_flash(commands)
     _add_environment(commands)
     return run_program(parser, argv)
