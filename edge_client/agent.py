@@ -24,6 +24,7 @@ from edge_client import health
 from edge_client.config import EdgeConfig
 from edge_client.data import DataSource, summarise
 from edge_client.device.slots import passed
+from edge_client.enrolment.steps import Steps
 from edge_client.inference.aftercare import Aftercare
 from edge_client.inference.slots import FOLDER
 from edge_client.releases import Installer
@@ -33,6 +34,7 @@ from edge_client.session.blobs import BlobError, BlobStore
 from edge_client.session.downloads import Downloads
 from edge_client.session.mqtt import ConnectionChange, Incoming, LastWill, Session, SessionError
 from edge_client.state import DeviceState
+from edge_client.upgrade.agent import Upgrader
 from edge_client.versions import wanted_blobs
 from edge_client.wire.blobs import BlobRef, split
 from edge_client.wire.errors import WireError
@@ -48,6 +50,8 @@ from edge_client.wire.messages import (
     Release,
     Result,
     Task,
+    Upgrade,
+    UpgradeReport,
 )
 from edge_client.wire.signing import Verifier
 from edge_client.wire.topics import CHUNK, MESSAGE, RELEASE, STATUS, TASK, Topics
@@ -97,6 +101,7 @@ class Agent:
                 encode(Presence(state="offline", session=self._process)),
             ),
         )
+        self._upgrader = Upgrader(self._state.directory, self._blobs)
         self._task: Task | None = None
         self._replaced = False  # the task at work, by one that does not wait for it
         self._release: Release | None = None
@@ -105,6 +110,7 @@ class Agent:
         self._offer_at = 0.0
         self._offer_retry_s = OFFER_RETRY_S
         self._give_up_at: float | None = None
+        self._joined = False  # the broker has been reached by this process
         self._rest_until, self._rest_s = 0.0, FIRST_REST_S
         self._stop = threading.Event()
 
@@ -176,12 +182,21 @@ class Agent:
             self._manager.status(f"not connected: {change.reason}")
             return
         log.info("connected")
+        self._note_joined()
         self._downloads.reconnected(time.monotonic())
         self._offer_soon()
         self._send(Presence(state="online", session=self._process), STATUS, retain=True)
         self._send(self._hello(), MESSAGE)
         self._manager.status(f"connected to {self._config.broker}")
         self._end_trial()
+        if (report := self._upgrader.news()) is not None:
+            self._report_upgrade(report)
+
+    def _note_joined(self) -> None:
+        """Once a process, for whoever reads the card of a device that was seen no more."""
+        if not self._joined:
+            self._joined = True
+            Steps(self._config, None).note("joined", "ok", f"connected to {self._config.broker}")
 
     def _end_trial(self) -> None:
         """A client on trial is kept once it is online; the launcher's alarm would have ended it."""
@@ -205,6 +220,8 @@ class Agent:
             self._on_receipt(message)
         elif channel == MESSAGE and isinstance(message, HelloRequest):
             self._send(self._hello(), MESSAGE)
+        elif channel == MESSAGE and isinstance(message, Upgrade):
+            self._on_upgrade(message, incoming.payload)
         else:
             raise WireError(f"{type(message).__name__} does not belong on channel {channel[:20]!r}")
 
@@ -252,8 +269,11 @@ class Agent:
         elif self._task is not None:
             if self._want(self._task):
                 self._carry_out(self._task)
-        elif self._release is not None and self._want(self._release):
-            self._install(self._release)
+        elif self._release is not None:
+            if self._want(self._release):
+                self._install(self._release)
+        elif (archive := self._upgrader.wanted) is not None and self._fetch([archive]):
+            self._report_upgrade(self._upgrader.stage())
 
     def _carry_out(self, task: Task) -> None:
         self._replaced = False
@@ -291,6 +311,7 @@ class Agent:
             steps = (step.blob for step in release.weights.steps)
             refs += [release.model, release.bundle, release.weights.full, *steps]
             refs += [source.blob for source in release.sources]
+        refs.append(self._upgrader.wanted)
         return [ref.digest for ref in refs if ref]
 
     # ---- results ----
@@ -373,6 +394,19 @@ class Agent:
         now = time.monotonic()
         if self._task is None and self._aftercare.due(now) and (health := self._aftercare.report(now)):
             self._send(health, MESSAGE)
+
+    # ---- upgrades of the client itself ----
+
+    def _on_upgrade(self, upgrade: Upgrade, frame: bytes) -> None:
+        if upgrade.fleet != self._config.fleet:
+            raise WireError(f"upgrade of fleet {upgrade.fleet}")
+        log.info("upgrade %d: client %s, build %d", upgrade.number, upgrade.version, upgrade.build)
+        if (report := self._upgrader.on_upgrade(upgrade, frame)) is not None:
+            self._report_upgrade(report)
+
+    def _report_upgrade(self, report: UpgradeReport) -> None:
+        log.info("upgrade %d: %s %s", report.number, report.outcome, report.reason)
+        self._send(report, MESSAGE)
 
     # ---- sending ----
 

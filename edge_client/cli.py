@@ -17,6 +17,7 @@ from edge_client.enrol_commands import add_enrol, add_report_step
 from edge_client.options import add_config, add_verbose
 from edge_client.predict_commands import add_predict, add_serve, add_watch
 from edge_client.train_commands import add_train
+from edge_client.upgrade_commands import add_upgrade
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_serve(commands)
     add_enrol(commands)
     add_report_step(commands)
+    add_upgrade(commands)
     add_train(commands)
     return run_program(parser, argv)
 

@@ -156,7 +156,7 @@ class Installer:
         if self._change(f"install client {plan['client']['version']}, build {plan['client']['build']}"):
             prefix.mkdir(parents=True, exist_ok=True)
             with (self.bundle / ARCHIVE).open("rb") as archive:
-                install(prefix, state, archive)
+                install(prefix, state, archive, durable=self.root == Path("/"))
 
     def _system(self, plan: dict[str, Any]) -> None:
         """Have systemd see the units, and start what is not running."""

@@ -31,7 +31,7 @@ def command(prefix: Path, slot: str, arguments: Sequence[str]) -> tuple[list[str
         wanted = client.get("python")
         raise slots.SlotError(f"this client is for Python {wanted}, the system has {here}: install another")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "LD_"))}
-    environment = kept | {"PYTHONPATH": str(site), "PYTHONNOUSERSITE": "1"}
+    environment = kept | {"PYTHONPATH": str(site), "PYTHONNOUSERSITE": "1", "BRAMBLE_PREFIX": str(prefix)}
     if not client.get("bytecode"):
         environment["PYTHONPYCACHEPREFIX"] = str(CACHE / slot)
     if (libraries := site / slots.LIBRARIES).is_dir():

@@ -44,7 +44,9 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_json(path: Path, plain: dict[str, Any]) -> None:
     """Replace a small JSON object: the old one or the new one is there, whatever happens."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
+    temporary.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL  # root writes into the service's folder: follows no link
+    with os.fdopen(os.open(temporary, flags, 0o644), "w", encoding="utf-8") as file:
         json.dump(plain, file, sort_keys=True)
         file.flush()
         os.fsync(file.fileno())

@@ -25,8 +25,14 @@ from edge_client.device.slots import (
 MAX_FILES, MAX_UNPACKED_BYTES = 50_000, 2 << 30
 
 
-def install(prefix: Path, state: Path, archive: IO[bytes]) -> str:
+def install(prefix: Path, state: Path, archive: IO[bytes], *, durable: bool = True) -> str:
     """Unpack a client beside the running one and let it run from the next start on; its slot.
+
+    Args:
+        prefix: the folder of both.
+        state: the service's, with the trial.
+        archive: ``client.tar.gz``.
+        durable: wait until the disk has it all; a test need not.
 
     Raises:
         SlotError: the archive is not a client; the running one stands.
@@ -35,12 +41,12 @@ def install(prefix: Path, state: Path, archive: IO[bytes]) -> str:
     running = chosen(prefix, state) if client_of(prefix, SLOTS[1 - SLOTS.index(slot)]) else ""
     if running:  # after a failed trial the pointer still names the slot that is about to be replaced
         write_json(prefix / POINTER, {"active": running})
-    unpack(archive, prefix / slot)
+    unpack(archive, prefix / slot, durable=durable)
     write_json(prefix / POINTER, {"active": slot} | ({"previous": running} if running else {}))
     return slot
 
 
-def unpack(archive: IO[bytes], folder: Path) -> None:
+def unpack(archive: IO[bytes], folder: Path, *, durable: bool = True) -> None:
     """Replace a folder by what is in ``client.tar.gz``; half of it never counts."""
     fresh = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -50,7 +56,8 @@ def unpack(archive: IO[bytes], folder: Path) -> None:
     except (tarfile.TarError, EOFError, ValueError, OSError) as exc:
         shutil.rmtree(fresh, ignore_errors=True)
         raise SlotError(f"the client's archive cannot be unpacked: {exc}") from exc
-    os.sync()  # one call for a thousand files, before the name changes
+    if durable:
+        os.sync()  # one call for a thousand files, before the name changes
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)
     sync_folder(folder.parent)

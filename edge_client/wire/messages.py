@@ -338,6 +338,35 @@ class Release(Message):
     cohort: Annotated[tuple[DeviceName, ...], Length(0, MAX_COHORT)] = ()  # empty: everyone
 
 
+@dataclass(frozen=True, slots=True)
+class Upgrade(Message):
+    """Another client for one device. ``number`` only ever grows, so a replayed one is recognised.
+
+    A client older than the running one is installed only where ``rollback`` says that it is meant.
+    """
+
+    TYPE: ClassVar[int] = 45
+    SIGNED: ClassVar[bool] = True
+    fleet: FleetName
+    number: Number
+    build: Number
+    version: Word
+    target: Word  # the system that the client is made for
+    archive: BlobRef
+    rollback: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UpgradeReport(Message):
+    """What became of an upgrade: it waits to be installed, runs, was refused, or did not come online."""
+
+    TYPE: ClassVar[int] = 46
+    number: Number
+    build: Number
+    outcome: Literal["staged", "running", "refused", "rolled-back"]
+    reason: Text = ""
+
+
 MESSAGE_TYPES: Mapping[int, type[Message]] = {
     cls.TYPE: cls
     for cls in (
@@ -353,5 +382,7 @@ MESSAGE_TYPES: Mapping[int, type[Message]] = {
         HelloRequest,
         Task,
         Release,
+        Upgrade,
+        UpgradeReport,
     )
 }

@@ -213,7 +213,7 @@ StartLimitIntervalSec=0
 
 [Service]
 Type=oneshot
-ExecStart={PROGRAM} upgrade --config {CONFIG} --staged {PurePosixPath(UPGRADE_REQUEST).parent}
+ExecStart={PROGRAM} upgrade {PurePosixPath(UPGRADE_REQUEST).parent}/client.upgrade --outcome --config {CONFIG}
 ExecStopPost=-/bin/rm -f {UPGRADE_REQUEST}
 ExecStopPost=/bin/systemctl --no-block restart {EDGE}
 ReadWritePaths=/opt/bramble {REAL_STATE}
