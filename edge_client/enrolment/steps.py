@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 import os
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 from edge_client.config import EdgeConfig
+from edge_client.device.status import append_status, status_line
 from edge_client.enrolment.client import EnrolmentClient
 from edge_client.enrolment.errors import EnrolmentError
 from edge_client.files import write_atomically
@@ -47,7 +47,7 @@ class Steps:
         log.info("%s %s %s", step, state, report.detail)
         if self._file is not None:
             try:
-                _append(self._file, status_line(report, datetime.now(UTC)))
+                _append(self._file, status_line(step, state, report.detail))
             except OSError as exc:
                 log.info("%s: %s", self._file, exc.strerror or exc)
         return report
@@ -62,12 +62,6 @@ class Steps:
             log.info("the server was not told: %s", exc)
 
 
-def status_line(report: StepReport, now: datetime) -> str:
-    """One line for people; `now` is what the device's clock says, right or not."""
-    moment = now.strftime("%Y-%m-%dT%H:%M:%SZ")
-    return f"{report.uptime_s:.1f} {moment} {report.step} {report.state} {report.detail}".rstrip() + "\n"
-
-
 def uptime_s() -> float:
     """Seconds since the machine was switched on."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -78,10 +72,7 @@ def _append(path: Path, line: str) -> None:
     if path.exists() and path.stat().st_size > MAX_STATUS_BYTES:
         newest = path.read_bytes()[-MAX_STATUS_BYTES // 2 :].partition(b"\n")[2]
         write_atomically(path, newest, mode=0o644)
-    with path.open("a", encoding="ascii", errors="replace") as file:
-        file.write(line)
-        file.flush()
-        os.fsync(file.fileno())
+    append_status(path, [line])
 
 
 def _printable(text: str) -> str:

@@ -24,8 +24,10 @@ from edge_client.enrolment.errors import EnrolmentError, TryLaterError
 from edge_client.enrolment.identity import DeviceIdentity
 from edge_client.enrolment.renewal import DAILY_S, FIRST_S, keep_renewed
 from edge_client.enrolment.steps import MAX_STATUS_BYTES, STATUS_FILE_VARIABLE, Steps, status_file
+from edge_client.session.inbox import ConnectionChange
 from provisioning.enrolment.store import EnrolmentStore
 from provisioning.pki.identity import ensure_identity
+from tests.edge_client.agent_cases import Case
 from tests.provisioning.enrolment_cases import Fleet, certificate_of, without_token
 
 LINE = re.compile(r"\d+\.\d \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ (\w+) (\w+)(?: (.+))?")
@@ -331,6 +333,17 @@ def test_a_clock_that_is_wrong_is_reported(fleet: Fleet) -> None:
     assert enrol_module._clock(86_400.0) == ("waiting", "this clock is 86400 s behind")
     assert enrol_module._clock(-86_400.0) == ("waiting", "this clock is 86400 s ahead")
     assert enrol_module._clock(None)[0] == "waiting"
+
+
+def test_joining_the_broker_is_written_down_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(STATUS_FILE_VARIABLE, str(tmp_path / "status.log"))
+    case = Case(tmp_path, monkeypatch)
+    case.session.inbox += [ConnectionChange(True, "connected"), ConnectionChange(False, "lost")] * 2
+    case.agent._step()
+    (line,) = (tmp_path / "status.log").read_text("ascii").splitlines()
+    match = LINE.fullmatch(line)
+    assert match is not None
+    assert match.groups() == ("joined", "ok", f"connected to {case.config.broker}")
 
 
 # ---- the commands ----
