@@ -68,7 +68,11 @@ def add_card_options(parser: argparse.ArgumentParser) -> None:
         "--inventory", metavar="FILE", type=Path, help="a CSV file, one row a card, one column a key"
     )
     group.add_argument(
-        "--name", metavar="NAME,...", type=names, help="of the file's cards these; or the new card's"
+        "--name",
+        metavar="NAME,...",
+        type=names,
+        action="extend",
+        help="of the file's cards these, in this order; or the new card's; may be repeated",
     )
     group.add_argument("--ssh-key", metavar="FILE", action="append", help="a public key; may be repeated")
     for option, key, metavar, text in OPTIONS:
