@@ -12,6 +12,7 @@ from provisioning.image_commands import add_image, add_inspect
 from provisioning.install_commands import add_bundle, add_wheelhouse
 from provisioning.pki.commands import add_ca_commands
 from provisioning.ssh_commands import add_ssh
+from provisioning.upgrade_commands import add_upgrade
 
 EXAMPLES = (
     "bramble-provision ca init --fleet ward-3 --ca fleet/ca",
@@ -36,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_image(commands)
     add_inspect(commands)
     add_ssh(commands)
+    add_upgrade(commands)
     return run_program(parser, argv)
 
 

@@ -28,7 +28,7 @@ ALLOWED = {
         *COMMON,
         "compression.progress",
         "compression.text_table",
-        *(f"edge_client.{room}" for room in ("config", "enrolment", "files", "session", "wire")),
+        *(f"edge_client.{room}" for room in ("config", "enrolment", "files", "session", "upgrade", "wire")),
     ),
     "broker_server": ("compression", "edge_client", "provisioning.pki", "provisioning.enrolment"),
     "benchmarks": ("broker_server", "compression", "edge_client", "provisioning"),
