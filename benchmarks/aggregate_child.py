@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.children import peak_rss_mb, pin
-from benchmarks.wire import made_up_tensors, made_up_update
+from benchmarks.wire import SETTLED_ROUND, made_up_tensors, made_up_update
 from benchmarks.wire_child import DIGEST
 from broker_server.checks import check_steps
 from broker_server.strategies.sums import Sums
@@ -19,7 +19,6 @@ from compression.spec import TensorSpec
 from compression.updates import PROFILES, decode_update, encode_update
 
 DIFFERENT = 8  # updates that are made; they come round again and again
-ROUND = 1
 COPIED_BYTES = 1 << 27  # far more than any cache holds
 PLAIN_RUNS = 200
 COPIES = 20
@@ -31,7 +30,7 @@ def make(folder: Path, codec: str, tensors: tuple[TensorSpec, ...]) -> dict[str,
     for number in range(DIFFERENT):
         update = made_up_update(tensors, number)
         encoded = encode_update(
-            update, PROFILES[codec], model_digest=DIGEST, round_number=ROUND, tensors=tensors
+            update, PROFILES[codec], model_digest=DIGEST, round_number=SETTLED_ROUND, tensors=tensors
         )
         (folder / str(number)).write_bytes(encoded.payload)
         sizes.append(len(encoded.payload))
@@ -44,7 +43,7 @@ def average(folder: Path, tensors: tuple[TensorSpec, ...], updates: int) -> dict
     for number in range(updates):
         payload = (folder / str(number % DIFFERENT)).read_bytes()
         update = decode_update(payload, tensors, model_digest=DIGEST)
-        check_steps(update, ROUND)
+        check_steps(update, SETTLED_ROUND)
         sums.add(update.delta, 100 + number)
     sums.mean()
     return {"s_per_update": (time.process_time() - started) / updates, "peak_rss_mb": peak_rss_mb()}

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from benchmarks.codecs import Codec, Context, find_codec
+from benchmarks.codecs import Codec, Context, find_codec, for_steps
 from benchmarks.codecs.codec import Tensors
 from benchmarks.errors import BenchmarkError
 from benchmarks.federation import Federation, Plan
@@ -52,7 +52,7 @@ class Course:
 def find_pair(name: str) -> tuple[Codec, Codec]:
     """``small`` is for both directions, ``small/float32`` for up and down."""
     up, _, down = name.partition("/")
-    return find_codec(up), find_codec(down or up)
+    return find_codec(up), for_steps(find_codec(down or up))
 
 
 def run_federation(fleet: Federation, codec: str, plan: Plan, step: Step = lambda _share: None) -> Course:

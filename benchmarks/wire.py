@@ -23,6 +23,7 @@ from compression.spec import MAX_PARAMETERS, TensorSpec, Weights
 Report = Callable[[str, float], None]
 LAYERS = 10
 MIN_PARAMETERS = 100
+SETTLED_ROUND = 10_000  # every profile's warm-up is over
 TENSOR_SPREAD = 0.5  # standard deviation of the logarithm of a tensor's scale
 
 

@@ -14,7 +14,7 @@ from benchmarks.children import pin
 from benchmarks.codecs import Codec, Context, find_codec
 from benchmarks.codecs.codec import Tensors
 from benchmarks.errors import BenchmarkError
-from benchmarks.wire import cosine, made_up_tensors, made_up_update
+from benchmarks.wire import SETTLED_ROUND, cosine, made_up_tensors, made_up_update
 from compression.updates import CodecError
 
 MIN_RUNS = 5
@@ -74,7 +74,7 @@ def main(arguments: list[str]) -> None:
     update = made_up_update(tensors, int(seed))
     try:
         answer: dict[str, object] = {
-            **measure(find_codec(name), Context(tensors, DIGEST), update, float(max_s))
+            **measure(find_codec(name), Context(tensors, DIGEST, SETTLED_ROUND), update, float(max_s))
         }
     except (BenchmarkError, CodecError) as exc:
         answer = {"error": f"{name}: {exc}"}

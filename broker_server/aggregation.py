@@ -56,7 +56,7 @@ class Aggregation:
         """
         before = self.state.read()
         after, step = self._config.strategy.aggregate(before, self._updates(results, index), self._fleet())
-        profile = PROFILES[self._config.codec.down]
+        profile = PROFILES[self._config.codec.down].for_steps
         return self._whole(step), self.state.write(before, after, profile, round_number)
 
     def staleness(self, result: Result, index: int) -> int:

@@ -291,7 +291,9 @@ class Stages:
     ) -> RoundRecord:
         aggregation, index = self.aggregation, self.index
         step, state = aggregation.step(results, index, record.round)
-        version, weights = self.versions.advance(step, PROFILES[self._config.codec.down], record.round)
+        version, weights = self.versions.advance(
+            step, PROFILES[self._config.codec.down].for_steps, record.round
+        )
         record = replace(record, evaluation=self.evaluate(weights))
         fresh = {name: each for name, each in results.items() if not aggregation.staleness(each, index)}
         with self.ledger.transaction():

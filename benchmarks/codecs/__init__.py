@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from benchmarks.codecs.codec import Codec, Context
@@ -35,7 +36,7 @@ CODECS: Mapping[str, Codec] = MappingProxyType(
     {profile.name: ProfileCodec(profile) for profile in PROFILES.values()} | dict(BASELINES)
 )
 
-__all__ = ["BASELINES", "CODECS", "Codec", "Context", "find_codec"]
+__all__ = ["BASELINES", "CODECS", "Codec", "Context", "find_codec", "for_steps"]
 
 
 def find_codec(name: str) -> Codec:
@@ -43,3 +44,8 @@ def find_codec(name: str) -> Codec:
     if name not in CODECS:
         raise BenchmarkError(f"unknown codec {name!r}; known are {', '.join(CODECS)}")
     return CODECS[name]
+
+
+def for_steps(codec: Codec) -> Codec:
+    """The codec for the way down: our profiles have a setting for that, the others are the same both ways."""
+    return replace(codec, profile=codec.profile.for_steps) if isinstance(codec, ProfileCodec) else codec

@@ -28,7 +28,10 @@ class CodecProfile(Record):
         whole_mantissa: bits after the leading one that values of those tensors keep.
         statistic_mantissa: the same for batch normalisation's statistics.
         rounding: of magnitudes between two levels; "stochastic" is unbiased and needs bits of at least 2.
-        warmup_rounds: density falls from 1 to `density` geometrically over so many rounds (Lin et al., 2018).
+        warmup_rounds: over so many rounds the density falls geometrically to `density` (Lin et al., 2018):
+            the first rounds move the weights most, and what they keep back is late by the rounds it is owed.
+        first_density: where it begins.
+        step_factor: a step of the server keeps so many times as many elements: every client's are in it.
     """
 
     name: Annotated[str, Matches(r"[A-Za-z0-9_-]{1,32}")]
@@ -41,6 +44,8 @@ class CodecProfile(Record):
     statistic_mantissa: Annotated[int, Between(0, 23)] = 7
     rounding: Literal["nearest", "stochastic"] = "nearest"
     warmup_rounds: Annotated[int, Between(0, 10_000)] = 0
+    first_density: Annotated[float, Between(1e-6, 1.0)] = 1.0
+    step_factor: Annotated[float, Between(1.0, 100.0)] = 1.0
 
     def __post_init__(self) -> None:
         Record.__post_init__(self)
@@ -54,8 +59,19 @@ class CodecProfile(Record):
 
     def at_round(self, round_number: int) -> CodecProfile:
         """The profile with the density that the warm-up has reached; rounds count from 1."""
-        done = min(max(round_number, 1) / (self.warmup_rounds + 1), 1.0)
-        return replace(self, density=self.density**done)
+        if round_number >= self.warmup_rounds:
+            return self
+        done = max(round_number - 1, 0) / (self.warmup_rounds - 1)
+        return replace(self, density=self.first_density * (self.density / self.first_density) ** done)
+
+    @property
+    def for_steps(self) -> CodecProfile:
+        """The profile of the server's steps."""
+        return replace(
+            self,
+            density=min(1.0, self.step_factor * self.density),
+            first_density=min(1.0, self.step_factor * self.first_density),
+        )
 
 
 PROFILES: Mapping[str, CodecProfile] = MappingProxyType(
@@ -64,7 +80,16 @@ PROFILES: Mapping[str, CodecProfile] = MappingProxyType(
         for profile in (
             CodecProfile("lossless", bits=EXACT_BITS),
             CodecProfile("safe", density=0.10, bits=6, whole_share=0.01),
-            CodecProfile("small", density=0.028, bits=3, whole_mantissa=2, statistic_mantissa=2),
+            CodecProfile(
+                "small",
+                density=0.018,
+                bits=1,
+                whole_mantissa=2,
+                statistic_mantissa=2,
+                warmup_rounds=15,
+                first_density=0.08,
+                step_factor=2.5,
+            ),
             CodecProfile("tiny", density=0.01, bits=2, whole_mantissa=2, statistic_mantissa=2),
         )
     }

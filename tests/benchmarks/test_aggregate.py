@@ -18,7 +18,7 @@ def test_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         assert found[name] > 0
     assert found["updates"] == 12 and found["few"] == 10 and found["codec"] == "small"
     assert found["ratio_numpy"] == pytest.approx(found["s_per_update"] / found["numpy_s_per_update"])
-    assert found["payload_bytes"] < 4 * 5000 / 50 and found["environment"]
+    assert found["payload_bytes"] < 4 * 5000 / 20 and found["environment"]
     assert main(["aggregate", "--updates", "1", "--parameters", "5000"]) == 0
     assert "plain NumPy" in capsys.readouterr().out
 

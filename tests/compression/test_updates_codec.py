@@ -66,6 +66,8 @@ profiles = st.builds(
     whole_mantissa=st.integers(0, 23),
     statistic_mantissa=st.integers(0, 23),
     warmup_rounds=st.integers(0, 5),
+    first_density=st.floats(0.001, 1.0),
+    step_factor=st.floats(1.0, 100.0),
 )
 
 
@@ -129,12 +131,12 @@ GOLDEN = (
 
 
 @pytest.mark.parametrize(
-    ("name", "ratio", "cosine"), [("safe", 25, 0.88), ("small", 75, 0.7), ("tiny", 180, 0.55)]
+    ("name", "ratio", "cosine"), [("safe", 25, 0.88), ("small", 120, 0.5), ("tiny", 180, 0.55)]
 )
 def test_profiles_keep_their_promise_on_a_middling_model(name: str, ratio: float, cosine: float) -> None:
     tensors = (TensorSpec("w", (300, 200)), TensorSpec("b", (200,)))
     delta = update(5, tensors)
-    encoded = encode_update(delta, PROFILES[name], model_digest=MODEL, round_number=1, tensors=tensors)
+    encoded = encode_update(delta, PROFILES[name], model_digest=MODEL, round_number=99, tensors=tensors)
     sent, produced = flat(encoded.sent), flat(delta)
     assert 4 * produced.size / len(encoded.payload) >= ratio
     assert sent @ produced / np.linalg.norm(sent) / np.linalg.norm(produced) >= cosine
@@ -165,8 +167,33 @@ def test_pruning_by_tensor_keeps_something_of_every_tensor() -> None:
 
 def test_warm_up_starts_dense_and_ends_at_the_density() -> None:
     profile = CodecProfile("w", density=0.01, warmup_rounds=3)
-    densities = [profile.at_round(r).density for r in range(6)]
-    assert densities == pytest.approx([0.01**0.25, 0.01**0.25, 0.1, 0.01**0.75, 0.01, 0.01])
+    densities = [profile.at_round(r).density for r in range(5)]
+    assert densities == pytest.approx([1.0, 1.0, 0.1, 0.01, 0.01])
+    profile = CodecProfile("w", density=0.02, warmup_rounds=4, first_density=0.16)
+    densities = [profile.at_round(r).density for r in range(1, 7)]
+    assert densities == pytest.approx([0.16, 0.08, 0.04, 0.02, 0.02, 0.02])
+
+
+def test_the_servers_steps_keep_more() -> None:
+    profile = CodecProfile("w", density=0.02, warmup_rounds=2, first_density=0.6, step_factor=2.5)
+    steps = profile.for_steps
+    assert (steps.density, steps.first_density) == pytest.approx((0.05, 1.0))
+    assert PROFILES["safe"].for_steps == PROFILES["safe"]
+
+
+@pytest.mark.parametrize(("steps", "ratio"), [(False, 100), (True, 50)])
+def test_small_is_a_hundred_times_up_and_fifty_down_over_its_warm_up(steps: bool, ratio: float) -> None:
+    tensors = (TensorSpec("w", (300, 200)), TensorSpec("b", (200,)))
+    profile = PROFILES["small"].for_steps if steps else PROFILES["small"]
+    sizes = [
+        len(
+            encode_update(
+                update(number, tensors), profile, model_digest=MODEL, round_number=number, tensors=tensors
+            ).payload
+        )
+        for number in range(1, 16)
+    ]
+    assert 4 * 60_200 / np.mean(sizes) >= ratio
 
 
 def test_stochastic_rounding_needs_bits_and_a_generator() -> None:
