@@ -17,6 +17,7 @@ from benchmarks.flash_commands import add_flash
 from benchmarks.latency import benchmark_latency
 from benchmarks.latency import verdict as latency_verdict
 from benchmarks.size import benchmark_size
+from benchmarks.strategies_commands import add_strategies
 from benchmarks.text import environment_text, latency_text, size_text, training_text
 from benchmarks.timing import TimingRule
 from benchmarks.training import benchmark_bundle, benchmark_training
@@ -55,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_train(commands)
     add_wire(commands)
     add_accuracy_bytes(commands)
+    add_strategies(commands)
     add_aggregate(commands)
     add_flash(commands)
     _add_environment(commands)

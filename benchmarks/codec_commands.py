@@ -6,15 +6,14 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.codec_text import accuracy_text, wire_text
 from benchmarks.codecs import CODECS
 from benchmarks.environment import Environment, read_environment
+from benchmarks.federation_options import add_federation, add_plot, plan_of
 from benchmarks.wire import WireResult, benchmark_wire
-from compression.command_line import Commands, command, count, fraction, names, rate, seconds
-from compression.commands import parse_shape
+from compression.command_line import Commands, command, fraction, names, seconds
 from compression.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -57,17 +56,7 @@ def add_accuracy_bytes(commands: Commands) -> None:
         "--partition dirichlet:0.5 \\\n"
         "           --rounds 15 --seeds 3 --codecs float32,safe,small,small/float32 --plot curve.svg",
     )
-    parser.add_argument(
-        "--dataset",
-        required=True,
-        help="wisconsin, folder:PATH, hospitals:PATH, csv:PATH, npz:PATH or table:PATH",
-    )
-    parser.add_argument("--clients", type=count, metavar="N", help="default: 3; none for hospitals")
-    parser.add_argument(
-        "--partition", help="iid, dirichlet:ALPHA or sizes:A,B,C (default: iid); none for hospitals"
-    )
-    parser.add_argument("--rounds", type=count, default=15, metavar="N", help="default: %(default)s")
-    parser.add_argument("--seeds", type=count, default=3, metavar="N", help="default: %(default)s")
+    add_federation(parser, learning_rate=1e-3)
     parser.add_argument(
         "--codecs",
         type=names,
@@ -81,22 +70,7 @@ def add_accuracy_bytes(commands: Commands) -> None:
         default=0.95,
         help="accuracy whose price is asked for (default: %(default)g)",
     )
-    parser.add_argument(
-        "--plot", type=Path, metavar="FILE", help="draw accuracy against bytes: .svg, .png or .pdf"
-    )
-    _add_training(parser)
-
-
-def _add_training(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model", help="of the zoo, or module:function (default: small_cnn, small_mlp for tables)"
-    )
-    parser.add_argument(
-        "--input", type=parse_shape, metavar="SHAPE", help="of pictures (default: theirs, at most 64x64)"
-    )
-    parser.add_argument("--batch", type=count, default=16, metavar="N", help="default: %(default)s")
-    parser.add_argument("--epochs", type=count, default=1, metavar="N", help="a round (default: %(default)s)")
-    parser.add_argument("--learning-rate", type=rate, default=1e-3, metavar="R", help="default: %(default)g")
+    add_plot(parser, "accuracy against bytes")
 
 
 def _wire(arguments: argparse.Namespace) -> int:
@@ -114,22 +88,11 @@ def _wire(arguments: argparse.Namespace) -> int:
 
 def _accuracy_bytes(arguments: argparse.Namespace) -> int:
     from benchmarks.accuracy_bytes import benchmark_accuracy  # noqa: PLC0415 - needs the server's packages
-    from benchmarks.federation import Plan  # noqa: PLC0415
     from benchmarks.plot import check_plot_file, draw_accuracy  # noqa: PLC0415
 
     if arguments.plot is not None:
         check_plot_file(arguments.plot)
-    plan = Plan(
-        dataset=arguments.dataset,
-        clients=arguments.clients,
-        partition=arguments.partition,
-        rounds=arguments.rounds,
-        model=arguments.model,
-        input=arguments.input,
-        batch=arguments.batch,
-        epochs=arguments.epochs,
-        learning_rate=arguments.learning_rate,
-    )
+    plan = plan_of(arguments)
     environment = read_environment()
     with progress_bar() as report:
         results = benchmark_accuracy(

@@ -13,7 +13,7 @@ from broker_server.models import ModelError
 from broker_server.program import compile_program
 from broker_server.simulation import DemoData, prepare_demo_data
 from compression.records import RecordError
-from compression.spec import ImageInput, SpecError, TableInput, TrainableBundle, Weights
+from compression.spec import ImageInput, Optimizer, SpecError, TableInput, TrainableBundle, Weights
 from edge_client.data import DataError, LocalData, column_statistics, load_data, table_input
 from edge_client.data.arrays import open_npz
 
@@ -34,6 +34,8 @@ class Plan:
     batch: int = 16
     epochs: int = 1
     learning_rate: float = 1e-3
+    optimizer: Optimizer = "adam"
+    validation_fraction: float = 0.0  # that each client keeps to itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +68,13 @@ def found_federation(plan: Plan, seed: int, directory: Path) -> Federation:
             name=plan.model or ("small_mlp" if dealt.kind == "table" else "small_cnn"),
             kind=dealt.kind,
             batch_size=plan.batch,
+            optimizer=plan.optimizer,
             seed=seed,
         )
         bundle, weights = compile_program(config, example, dealt.classes)
         load = _loader(example, dealt.classes)
-        clients = tuple(load(client.source) for client in dealt.clients)
-        return Federation(bundle, bundle.digest, weights, clients, load(dealt.test), seed)
+        clients = tuple(load(client.source, plan.validation_fraction) for client in dealt.clients)
+        return Federation(bundle, bundle.digest, weights, clients, load(dealt.test, 0.0), seed)
     except (DataError, ModelError, RecordError, SpecError) as exc:
         raise BenchmarkError(str(exc)) from exc
     except BenchmarkError:
@@ -83,7 +86,7 @@ def found_federation(plan: Plan, seed: int, directory: Path) -> Federation:
 
 
 def _loader(example: ImageInput | TableInput, classes: tuple[str, ...]) -> Callable[..., LocalData]:
-    return lambda source: load_data(source, example, classes, validation_fraction=0.0, seed=0)
+    return lambda source, kept: load_data(source, example, classes, validation_fraction=kept, seed=0)
 
 
 def _example(plan: Plan, dealt: DemoData) -> ImageInput | TableInput:

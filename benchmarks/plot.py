@@ -19,12 +19,12 @@ def check_plot_file(file: Path) -> None:
         raise BenchmarkError(f"{file}: a plot is one of {', '.join(SUFFIXES)}")
     if not file.parent.is_dir():
         raise BenchmarkError(f"{file.parent} is not a folder: make it first")
-    _figure()
+    new_figure()
 
 
 def draw_accuracy(results: Sequence[CodecResult], file: Path) -> None:
     """Write the plot; codecs that did not get through their rounds are left out."""
-    figure = _figure()
+    figure = new_figure()
     curves, prices = figure.subplots(1, 2, width_ratios=(3, 2))
     drawn = [result for result in results if result.curve and result.bytes_up and result.bytes_down]
     for number, result in enumerate(drawn):
@@ -59,7 +59,8 @@ def _draw_prices(axes: Any, drawn: Sequence[CodecResult], target: float) -> None
     axes.set_ylim(max(len(drawn), 1) - 0.5, -0.5)  # the first on top
 
 
-def _figure() -> Any:
+def new_figure() -> Any:
+    """An empty figure; raise `BenchmarkError` without matplotlib."""
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415 - a device does not have it
     except ImportError as exc:
