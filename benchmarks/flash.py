@@ -11,6 +11,7 @@ from __future__ import annotations
 import filecmp
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -54,7 +55,8 @@ class FlashResult:
     ours_against_bmaptool: float | None
     ours_against_dd: float | None
     verified: bool  # read back by ours, and compared byte by byte with the image after every run
-    runs: dict[str, list[float]]
+    runs: dict[str, list[float]]  # seconds of each run
+    cpu_s: dict[str, float]  # medians of processor seconds: what is left of the comparison on a busy machine
 
 
 def benchmark_flash(
@@ -97,13 +99,16 @@ def _measure(
     ours = _Ours()
     tools = _tools(image, kind, ours)
     runs: dict[str, list[float]] = {name: [] for name in tools}
+    processor: dict[str, list[float]] = {name: [] for name in tools}
     target = image.with_name("target.img")
     same = True
     for turn in range(repeats):
         for place, (name, tool) in enumerate(tools.items()):
             done = (turn * len(tools) + place) / (repeats * len(tools))
             report(f"{kind}: {name}, {turn + 1} of {repeats}", share[0] + share[1] * done)
+            before = _children_cpu()
             runs[name].append(_timed(tool, archive, target))
+            processor[name].append(_children_cpu() - before)
             if not filecmp.cmp(image, target, shallow=False):
                 if name != "ours":
                     raise BenchmarkError(f"{name} wrote something else than the image")
@@ -128,6 +133,7 @@ def _measure(
         ours_against_dd=_ratio(middle.get("dd"), middle["ours"]),
         verified=same and all(ours.verified),
         runs=runs,
+        cpu_s={name: statistics.median(times) for name, times in processor.items()},
     )
 
 
@@ -147,6 +153,12 @@ def _timed(tool: Tool, archive: Path, target: Path) -> float:
     os.fsync(descriptor)
     os.close(descriptor)
     return time.perf_counter() - start
+
+
+def _children_cpu() -> float:
+    """Processor seconds of all programs that were run and have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 # ---- the tools ----
