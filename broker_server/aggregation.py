@@ -15,7 +15,7 @@ from broker_server.store.ledger import Ledger
 from broker_server.strategies import ClientUpdate, Fleet
 from broker_server.strategy_state import NextState, StrategyState
 from compression.spec import ModelSpec, Weights
-from compression.updates import PROFILES
+from compression.updates import CodecProfile
 from edge_client.session.blobs import BlobStore
 from edge_client.wire.messages import Result
 
@@ -47,16 +47,18 @@ class Aggregation:
         self._shared = spec.without(self.personal)
         self.state = StrategyState(ledger, artefacts, config.strategy, spec, bundle_digest)
 
-    def step(self, results: Mapping[str, Result], index: int, round_number: int) -> tuple[Weights, NextState]:
+    def step(
+        self, results: Mapping[str, Result], index: int, round_number: int, profile: CodecProfile
+    ) -> tuple[Weights, NextState]:
         """The step of all tensors, and the next state, written but not counted yet.
 
         Args:
             results: that count for the stage, by device.
             index: of the stage.
+            profile: of the server's steps.
         """
         before = self.state.read()
         after, step = self._config.strategy.aggregate(before, self._updates(results, index), self._fleet())
-        profile = PROFILES[self._config.codec.down].for_steps
         return self._whole(step), self.state.write(before, after, profile, round_number)
 
     def staleness(self, result: Result, index: int) -> int:
@@ -72,9 +74,10 @@ class Aggregation:
         }
 
     def _fleet(self) -> Fleet:
-        examples = (hello.data.examples for hello in self._ledger.devices().values())
+        hellos = self._ledger.devices().values()
         return Fleet(
-            examples=sum(min(each, self._config.max_examples) for each in examples),
+            examples=sum(min(hello.data.examples, self._config.max_examples) for hello in hellos),
+            devices=len(hellos),
             statistics=frozenset(t.name for t in self._spec.tensors if t.role == "statistic"),
             optimizer=self._config.model.optimizer,
         )

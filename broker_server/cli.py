@@ -87,7 +87,7 @@ def _add_demo(commands: Commands) -> None:
     demo.add_argument(
         "--fine-tune", type=count, default=0, metavar="EPOCHS", help="of each device alone after the rounds"
     )
-    demo.add_argument("--codec", help="profile of the update codec, both directions (default: safe)")
+    demo.add_argument("--codec", help="profile of the update codec, both directions, or auto (default: safe)")
     demo.add_argument("--broker", default="auto", help=f"{OPTIONS} (default: %(default)s)")
     demo.add_argument(
         "--out", type=Path, default=Path("bramble-demo"), help="folder for all files (default: %(default)s)"

@@ -22,6 +22,7 @@ from provisioning.enrolment.desk import DEVICE_DAYS
 from provisioning.pki.authority import MAX_CERTIFICATE_DAYS
 
 FilePath = Annotated[str, Length(1, 4096)]
+AUTO = "auto"
 Seconds = Annotated[float, Between(0.0, 1e7)]
 
 
@@ -87,7 +88,10 @@ class RoundsConfig(Record):
 
 @dataclass(frozen=True, slots=True)
 class CodecConfig(Record):
-    """How the weights' changes are coded in each direction; docs/update-codec.md lists the profiles."""
+    """How the weights' changes are coded in each direction; docs/update-codec.md lists the profiles.
+
+    ``auto`` chooses a profile for each round (`broker_server.codec_control`).
+    """
 
     up: Annotated[str, Matches(r"[a-z0-9_-]{1,32}")] = "safe"
     down: Annotated[str, Matches(r"[a-z0-9_-]{1,32}")] = "safe"
@@ -95,8 +99,9 @@ class CodecConfig(Record):
     def __post_init__(self) -> None:
         Record.__post_init__(self)
         for name in (self.up, self.down):
-            if name not in PROFILES:
-                raise RecordError(f"CodecConfig: unknown profile {name!r}; known are {', '.join(PROFILES)}")
+            if name not in PROFILES and name != AUTO:
+                known = ", ".join([*PROFILES, AUTO])
+                raise RecordError(f"CodecConfig: unknown profile {name!r}; known are {known}")
 
 
 @dataclass(frozen=True, slots=True)

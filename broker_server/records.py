@@ -9,7 +9,7 @@ from broker_server.cohort import Selection
 from compression.records import Record
 from edge_client.wire.blobs import BlobRef, Digest
 from edge_client.wire.evaluation import EvaluationSums
-from edge_client.wire.messages import DeltaRef, Health, Number
+from edge_client.wire.messages import DeltaRef, Health, Number, Word
 from edge_client.wire.topics import DeviceName
 
 
@@ -55,6 +55,8 @@ class RoundRecord(Record):
     dropped_bytes_down: int = 0  # sent to devices that were asked and not counted
     released: tuple[DeviceName, ...] = ()  # still at work when there were enough results
     selection: Selection | None = None  # None when everyone was asked
+    codec_up: Word = ""  # profiles that the round was coded with
+    codec_down: Word = ""
     evaluation: EvaluationSums | None = None
     federated: EvaluationSums | None = None
 

@@ -17,15 +17,15 @@ def stages_of(config: ServerConfig) -> tuple[Stage, ...]:
     return (*first, *training, Stage("evaluate", rounds.rounds), *last)
 
 
-def training_plan(config: ServerConfig, stage: Stage) -> TrainingPlan | None:
-    """What a stage's task asks to be trained; None if it asks for no training."""
+def training_plan(config: ServerConfig, stage: Stage, codec: str) -> TrainingPlan | None:
+    """What a stage's task asks to be trained, and how that is coded; None if it asks for no training."""
     if stage.kind not in ("train", "finetune"):
         return None
     rounds, federated = config.rounds, stage.kind == "train"
     return TrainingPlan(
         epochs=rounds.epochs if federated else rounds.fine_tune_epochs,
         learning_rate=rounds.learning_rate,
-        codec=config.codec.up,
+        codec=codec,
         balance=rounds.balance,
         seed=config.model.seed,
         proximal_mu=config.strategy.proximal_mu if federated else 0.0,

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from broker_server.aggregation import Aggregation
 from broker_server.checks import check_result
+from broker_server.codec_control import choose_codec
 from broker_server.cohort.choosing import Choosing
 from broker_server.config import ServerConfig
 from broker_server.errors import RunError
@@ -198,7 +199,7 @@ class Stages:
                 kind=stage.kind,
                 bundle=self._ref,
                 weights=self.versions.reference(),
-                training=training_plan(self._config, stage),
+                training=training_plan(self._config, stage, self._codec(self._config.codec.up)),
                 control=self.aggregation.state.reference() if trains else None,
                 personal=self.aggregation.personal,
                 patient=trains and self.late.counts,
@@ -284,16 +285,20 @@ class Stages:
             dropped=command.dropped,
             released=command.released,
             selection=self.choosing.selection(),
+            codec_up=last.task.training.codec if last and last.task.training else "",
+            codec_down=self._codec(self._config.codec.down),
         )
+
+    def _codec(self, configured: str) -> str:
+        return choose_codec(configured, self.ledger.rounds(RoundRecord).values())
 
     def _close_round(
         self, command: CloseStage, record: RoundRecord, results: Mapping[str, Result]
     ) -> RoundRecord:
         aggregation, index = self.aggregation, self.index
-        step, state = aggregation.step(results, index, record.round)
-        version, weights = self.versions.advance(
-            step, PROFILES[self._config.codec.down].for_steps, record.round
-        )
+        profile = PROFILES[record.codec_down].for_steps
+        step, state = aggregation.step(results, index, record.round, profile)
+        version, weights = self.versions.advance(step, profile, record.round)
         record = replace(record, evaluation=self.evaluate(weights))
         fresh = {name: each for name, each in results.items() if not aggregation.staleness(each, index)}
         with self.ledger.transaction():

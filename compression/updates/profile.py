@@ -81,6 +81,16 @@ PROFILES: Mapping[str, CodecProfile] = MappingProxyType(
             CodecProfile("lossless", bits=EXACT_BITS),
             CodecProfile("safe", density=0.10, bits=6, whole_share=0.01),
             CodecProfile(
+                "medium",
+                density=0.05,
+                bits=2,
+                whole_mantissa=4,
+                statistic_mantissa=4,
+                warmup_rounds=15,
+                first_density=0.1,
+                step_factor=1.5,
+            ),
+            CodecProfile(
                 "small",
                 density=0.018,
                 bits=1,
