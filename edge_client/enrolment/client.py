@@ -58,7 +58,7 @@ class EnrolmentClient:
         self.server_ahead_s: float | None = None  # of this machine's clock, as the last answer's date says
 
     def __str__(self) -> str:
-        return f"{self._address.host}:{self._address.port}"
+        return str(self._address).partition("//")[2]
 
     def enrol(self, request: EnrolRequest) -> str:
         """The first certificate (PEM), for the token."""

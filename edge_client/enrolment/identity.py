@@ -95,12 +95,11 @@ class DeviceIdentity:
     def _checked(self, pem: bytes) -> x509.Certificate:
         try:
             certificate = x509.load_pem_x509_certificate(pem)
-            authority = x509.load_pem_x509_certificate(self.ca_file.read_bytes())
-            certificate.verify_directly_issued_by(authority)
-        except (ValueError, TypeError, InvalidSignature) as exc:
-            raise EnrolmentError(
-                f"the certificate is not one that the authority in {self.ca_file} made"
-            ) from exc
+            authorities = x509.load_pem_x509_certificates(self.ca_file.read_bytes())
+        except ValueError as exc:
+            raise EnrolmentError(f"the certificate or {self.ca_file} is not PEM") from exc
+        if not any(_made_by(authority, certificate) for authority in authorities):
+            raise EnrolmentError(f"the certificate is not one that the authority in {self.ca_file} made")
         if (
             certificate.subject != common_name(self.name)
             or certificate.public_key() != self._key().public_key()
@@ -117,6 +116,14 @@ class DeviceIdentity:
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise EnrolmentError(f"{self.key_file} is not an elliptic-curve key; move it away")
         return key
+
+
+def _made_by(authority: x509.Certificate, certificate: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def is_due(certificate: x509.Certificate, now: datetime) -> bool:

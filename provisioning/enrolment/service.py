@@ -46,7 +46,6 @@ from provisioning.pki.identity import ensure_server_certificate, listening_names
 
 log = logging.getLogger(__name__)
 
-DEFAULT_PORT = 8884
 FOLDER, KEY, CERTIFICATE = "enrolment", "server.key", "server.crt"  # in the authority's folder
 HANDSHAKE_S = 20.0  # weak Wi-Fi and a Pi Zero
 BODY_S = 20.0

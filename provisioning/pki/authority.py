@@ -189,10 +189,12 @@ class FleetCA:
             ledger = self.ledger()
             good = tuple(entry for entry in ledger.of(check_name(name)) if entry.revoked_at is None)
             if not good:
-                known = (
-                    "has only revoked certificates" if ledger.of(name) else "was never issued a certificate"
+                if ledger.of(name):
+                    raise PkiError(f"{name!r} has only revoked certificates; see: bramble-provision ca list")
+                raise PkiError(
+                    f"{name!r} was never issued a certificate; an unused token is revoked by: "
+                    f"bramble-provision token revoke {name}"
                 )
-                raise PkiError(f"{name!r} {known}; see: bramble-provision ca list")
             ledger = replace(ledger.with_revoked(name, now), crl_number=ledger.crl_number + 1)
             save_ledger(self.ledger_file, ledger)  # first: the list can be made again from it
             self._write_crl(ledger, now)

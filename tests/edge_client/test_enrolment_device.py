@@ -103,7 +103,7 @@ def test_an_interrupted_enrolment_goes_on_with_the_same_key(fleet: Fleet) -> Non
     assert (fleet.folder / "pi-1" / "device.key").read_bytes() == key
 
 
-def test_a_certificate_of_another_key_or_name_is_not_kept(fleet: Fleet) -> None:
+def test_a_certificate_of_another_key_name_or_fleet_is_not_kept(fleet: Fleet, tmp_path: Path) -> None:
     fleet.token("pi-1")
     fleet.token("pi-2")
     enrol(fleet.device("pi-1"))
@@ -113,8 +113,12 @@ def test_a_certificate_of_another_key_or_name_is_not_kept(fleet: Fleet) -> None:
     mine = certificate_of(device).read_bytes()
     with pytest.raises(EnrolmentError, match="another name or key"):
         DeviceIdentity.of(device).store(other.read_text())
-    with pytest.raises(EnrolmentError, match="not one that the authority"):
+    with pytest.raises(EnrolmentError, match="is not PEM"):
         DeviceIdentity.of(device).store("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    stranger = Fleet.create(tmp_path / "stranger")
+    foreign = ensure_identity(stranger.authority, tmp_path / "foreign", "pi-1").certificate_file.read_text()
+    with pytest.raises(EnrolmentError, match="not one that the authority"):
+        DeviceIdentity.of(device).store(foreign)
     assert certificate_of(device).read_bytes() == mine
     certificate_of(device).write_bytes(other.read_bytes())
     assert DeviceIdentity.of(device).standing() == "none"
