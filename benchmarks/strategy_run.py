@@ -2,8 +2,8 @@
 
 Clients are trained one after the other in one interpreter; what devices would keep is kept for each. Every
 strategy meets the same clients, first weights and order of examples. With a strategy that has a buffer the
-clients take their turns by a clock that is simulated: a training takes as long as it has steps, times a
-factor from 1 to 4 that is drawn for each client.
+clients take their turns by a clock that is simulated: a training takes as long as it has steps and ten more,
+times a factor from 1 to 4 that is drawn for each client.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from edge_client.wire.variates import variate_digest
 
 Step = Callable[[float], None]  # told what share of a round is behind
 SLOWEST = 4.0  # times the fastest, in the simulated clock
+TRANSFER_STEPS = 10.0  # what sending and evaluating take in it, in steps of training
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,7 @@ class _Run:
         )
         self._all = Fleet(
             examples=sum(len(data.train_index) for data in fleet.clients),
+            devices=len(fleet.clients),
             statistics=frozenset(t.name for t in spec.tensors if t.role == "statistic"),
             optimizer=plan.optimizer,
         )
@@ -152,8 +154,9 @@ class _Run:
         paces = np.random.default_rng([self._fleet.seed, 1]).uniform(1.0, SLOWEST, len(self._clients))
 
         def begin(client: int, now: float) -> None:
-            took = len(self._clients[client].data.train_index) * paces[client]
-            heapq.heappush(queue, (now + took, client, self._server.version, self._server.weights))
+            steps = self._plan.epochs * len(self._clients[client].data.train_index) / self._plan.batch
+            done = now + (steps + TRANSFER_STEPS) * paces[client]
+            heapq.heappush(queue, (done, client, self._server.version, self._server.weights))
 
         for client in range(len(self._clients)):
             begin(client, 0.0)

@@ -51,6 +51,7 @@ class Fleet:
 
     Attributes:
         examples: of all devices that take part in the run, asked this time or not.
+        devices: how many these are; 0 where it does not matter.
         statistics: names of the tensors that no gradient moves: they are averaged, whatever the strategy.
         optimizer: of the devices.
     """
@@ -58,6 +59,12 @@ class Fleet:
     examples: int
     statistics: frozenset[str] = frozenset()
     optimizer: Optimizer = "sgd"
+    devices: int = 0
+
+    @property
+    def mean_examples(self) -> float:
+        """Of one device; 0 where the number of devices is not known."""
+        return self.examples / self.devices if self.devices else 0.0
 
     def trained(self, delta: Weights) -> Weights:
         """The tensors that gradients move."""

@@ -5,6 +5,8 @@ https://arxiv.org/abs/2106.06639, Algorithm 1: the step is the mean of K deltas,
 (1 + staleness)^-0.5, staleness being the number of steps since the version that the device began from. It is
 divided by the number of updates, not by what staleness leaves of it: a buffer of old updates moves the
 weights less. The paper counts clients alike, here they count by examples; with equal counts it is the same.
+Devices with few examples are soon done and would fill most buffers, so a buffer with fewer examples than as
+many average devices have moves the weights less too.
 
 The waiting is the round machine's business (`broker_server.rounds.machine`): a stage ends with K results, and
 who is still at work goes on with what they have. A device counts once in each buffer.
@@ -44,12 +46,11 @@ class FedBuff(Strategy):
 
     def aggregate(self, state: State, updates: Iterable[ClientUpdate], fleet: Fleet) -> tuple[State, Weights]:
         """The discounted deltas over the whole weight; statistics are averaged as they are."""
-        sums, examples = Sums(), 0
+        sums, examples, count = Sums(), 0, 0
         for update in updates:
             sums.add(update.delta, update.weight)
             examples += update.examples
-        if not examples:
-            raise ValueError("there is no update to average")
+            count += 1
         mean = sums.mean()
-        kept = sums.weight / examples
+        kept = sums.weight / max(examples, count * fleet.mean_examples)
         return state, {**mean, **scaled(fleet.trained(mean), kept * self.server_learning_rate)}

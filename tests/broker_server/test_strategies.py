@@ -127,6 +127,13 @@ def test_fedbuff_moves_less_for_old_updates() -> None:
     assert stepped(FedBuff(server_learning_rate=0.5), fresh, old) == [0.75]
 
 
+def test_a_buffer_of_few_examples_moves_little() -> None:
+    """Two devices with an example each, in a fleet of four that have ten on average: 2 of 20."""
+    fleet = Fleet(examples=40, devices=4)
+    assert stepped(FedBuff(), update([5.0]), update([5.0]), fleet=fleet) == [pytest.approx(0.5)]
+    assert stepped(FedBuff(), update([5.0], 30), update([5.0], 20), fleet=fleet) == [5.0]  # no more than that
+
+
 def test_fedper_keeps_the_last_layer_or_those_named() -> None:
     assert FedPer().personal(SPEC) == ("head/kernel", "head/bias")
     assert FedPer(layers=("conv",)).personal(SPEC) == ("conv/kernel",)
