@@ -10,11 +10,22 @@ import contextlib
 import logging
 from typing import Literal
 
+from compression.spec import ModelSpec
 from compression.updates import CodecError
+from edge_client.data import LocalData
 from edge_client.health import health
 from edge_client.inference.answering import at_home
-from edge_client.inference.gate import MAX_REASON, GateVerdict, preparation_digest, refusal, run_gate
+from edge_client.inference.gate import (
+    MAX_REASON,
+    GateVerdict,
+    Score,
+    preparation_digest,
+    refusal,
+    run_gate,
+    score_of,
+)
 from edge_client.inference.patches import apply_patch
+from edge_client.inference.predictor import PredictionError, Predictor
 from edge_client.inference.slots import FOLDER, ActiveModel, ModelSlots, SlotError
 from edge_client.session.blobs import BlobError, BlobStore
 from edge_client.state import DeviceState
@@ -143,7 +154,14 @@ class Installer:
         reference = sums.accuracy if sums else None
         digest = release.model.digest
         verdict = run_gate(
-            model, trainer.spec, data, release.gate, reference, threads=self._threads, digest=digest
+            model,
+            trainer.spec,
+            data,
+            release.gate,
+            reference,
+            threads=self._threads,
+            digest=digest,
+            active=None if release.rollback else self._active_score(trainer.spec, data),
         )
         if verdict.accepted:
             slot = self._slots.stage(
@@ -156,6 +174,15 @@ class Installer:
             )
             self._slots.activate(slot)
         return verdict, reference
+
+    def _active_score(self, spec: ModelSpec, data: LocalData) -> Score | None:
+        """How the model that answers does on these examples; None if it is for others, or fails."""
+        model = self._active()
+        if model is None or preparation_digest(model.spec) != preparation_digest(spec):
+            return None
+        with contextlib.suppress(PredictionError):
+            return score_of(Predictor(model.tflite, spec, threads=self._threads), data)
+        return None
 
     def _active(self) -> ActiveModel | None:
         with contextlib.suppress(SlotError):

@@ -17,7 +17,7 @@ from broker_server.rollout.figures import FIGURES, ReleaseFigures
 from broker_server.rollout.planning import RolloutError
 from broker_server.rollout.registry import ModelRecord, keep_files
 from broker_server.stages import Stages
-from compression.models.errors import ExportError
+from compression.errors import BrambleError
 from compression.models.export import ExportedModel, export_model
 from compression.models.precision import Calibration, precision_of
 from compression.models.tflite_file import read_tflite
@@ -29,7 +29,7 @@ from edge_client.inference.calibration import expected_calibration_error, fit_te
 from edge_client.inference.gate import preparation_digest
 from edge_client.inference.latency import Latency, measure_latency
 from edge_client.inference.likeness import fit_likeness
-from edge_client.inference.predictor import PredictionError, Predictor
+from edge_client.inference.predictor import Predictor
 from edge_client.session.blobs import BlobStore
 from edge_client.wire.blobs import BlobRef
 from edge_client.wire.calibration import Answering, CalibrationSums
@@ -78,7 +78,7 @@ class ModelMaker:
             calibration = precision_of(read_tflite(data)).calibration
             predictor = Predictor(data, spec)
             latency = measure_latency(predictor, np.zeros(spec.input.shape, np.float32))
-        except (ExportError, PredictionError) as exc:
+        except BrambleError as exc:
             raise RolloutError(f"{origin} is no model for this fleet: {exc}") from exc
         answering = self._answering()
         scores = self._scores(predictor, spec)
@@ -182,7 +182,7 @@ def read_model_file(path: Path) -> bytes:
     data = path.read_bytes()
     try:
         read_tflite(data)
-    except ExportError as exc:
+    except BrambleError as exc:
         raise RolloutError(f"{path} is not a TFLite file: {exc}") from exc
     return data
 

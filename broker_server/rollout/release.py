@@ -77,6 +77,8 @@ class Rollout:
         self._state: RolloutState | None = None
         self._release: Release | None = None  # as published last: of the rollout, or the rollback after it
         self._heard: set[str] = set()  # devices that have answered it
+        self._directed: dict[str, float] = {}  # devices that were told by themselves, and until when we wait
+        self._greeted: set[str] = set()  # devices that were looked at since this server began
         self._published = 0.0
         self._deadline = 0.0  # for the answers to a rollback
         if (last := self.store.last_rollout(RolloutState, Release)) is not None:
@@ -101,7 +103,9 @@ class Rollout:
         return self._state if self._state is not None and not self._state.over else None
 
     def busy(self, online: frozenset[str]) -> bool:
-        """Whether the server is still needed: a wave is at work, or a rollback is not answered by all."""
+        """Whether the server is still needed: a wave is at work, or somebody has not answered."""
+        if any(device in online and time.time() < until for device, until in self._directed.items()):
+            return True
         if self._state is None:
             return False
         if self._state.phase in ("offering", "observing"):
@@ -169,6 +173,7 @@ class Rollout:
         report = self._ledger.release_reports(wanted).get(device)
         if report is not None and report.outcome == "refused" and device not in pins:
             return
+        self._directed[device] = time.time() + self._rules.decide_s
         if self._offers.direct(device, wanted, hello.model_version):
             self.note(f"{device} has model {hello.model_version} and should have {wanted}")
 
@@ -186,12 +191,15 @@ class Rollout:
 
     def tick(self, online: frozenset[str]) -> None:
         """Let time pass; publish again what is not answered."""
+        for device in online - self._greeted:  # a restarted server hears no hello of those that stayed
+            self.on_hello(device, self._ledger.devices()[device])
         self.feed(Tick(online))
         if self._release is not None and time.time() - self._published >= REPUBLISH_S and self.busy(online):
             self._publish()
 
     def on_hello(self, device: str, hello: Hello) -> None:
         """A device is here: is its model the one it should have?"""
+        self._greeted.add(device)
         state = self.at_work
         if state is not None and device not in self.store.pins():
             if all(device not in wave for wave in state.waves):
@@ -203,6 +211,7 @@ class Rollout:
 
     def on_report(self, device: str, report: ReleaseReport) -> None:
         """A device has decided."""
+        self._note_active(device, report.active_version)
         if self._release is not None and report.order == self._release.order:
             self._on_fleet_report(device, report)
             return
@@ -210,8 +219,15 @@ class Rollout:
         if directive is None or report.order != directive.order:
             log.warning("%s answers an old offer of model %d: %s", device, report.version, report.reason)
             return
+        self._directed.pop(device, None)
         self._ledger.keep_release_report(device, report)
         self.note(f"{device}: model {report.version} {report.outcome} ({report.reason})")
+
+    def _note_active(self, device: str, version: int) -> None:
+        """What a device has now, without waiting for its next hello."""
+        hello = self._ledger.devices().get(device)
+        if hello is not None and hello.model_version != version:
+            self._ledger.keep_hello(device, replace(hello, model_version=version), time.time())
 
     def on_health(self, device: str, health: ModelHealth) -> None:
         """How a model does on a device after the switch."""

@@ -55,6 +55,7 @@ def run_gate(
     *,
     threads: int = 1,
     digest: str | None = None,
+    active: Score | None = None,
 ) -> GateVerdict:
     """Try a model on the device's validation examples. A broken model is refused, never an exception.
 
@@ -66,6 +67,7 @@ def run_gate(
         reference_accuracy: of the float32 weights on the same examples; None without any.
         threads: of the interpreter.
         digest: SHA-256 the file must have, where the caller has not checked it already.
+        active: of the model that answers now, on the same examples; a new one may not be worse either.
     """
     if digest is not None and sha256(model) != digest:
         return refusal("the model file is not the one that was signed")
@@ -80,7 +82,7 @@ def run_gate(
         score, latency = measure(predictor, data)
     except PredictionError as exc:
         return refusal(str(exc))
-    accepted, reason = _decide(rule, score, reference_accuracy, latency)
+    accepted, reason = _decide(rule, score, _better(reference_accuracy, active), latency)
     return GateVerdict(accepted, reason, score.accuracy, score.examples, latency, trial.peak_rss_mb)
 
 
@@ -96,21 +98,36 @@ def refusal(reason: str) -> GateVerdict:
 
 def measure(predictor: Predictor, data: LocalData) -> tuple[Score, Latency]:
     """A model on the validation examples, and how long it takes for one of them."""
+    example = next(batches(data, data.validation_index[:1], predictor.spec), None)
+    shown = np.zeros(predictor.spec.input.shape, np.float32) if example is None else example.inputs[0]
+    return score_of(predictor, data), measure_latency(predictor, shown)
+
+
+def score_of(predictor: Predictor, data: LocalData) -> Score:
+    """A model on the validation examples."""
     spec = predictor.spec
     right = examples = 0
     finite = True
-    example = np.zeros(spec.input.shape, np.float32)
     for batch in batches(data, data.validation_index, spec):
         real = batch.weights > 0
         probabilities = predictor.predict(batch.inputs[real])
         finite = finite and bool(np.isfinite(probabilities).all())
         right += int((probabilities.argmax(axis=1) == batch.labels[real]).sum())
         examples += int(real.sum())
-        example = batch.inputs[0]
-    return Score(right, examples, finite), measure_latency(predictor, example)
+    return Score(right, examples, finite)
 
 
-def _decide(rule: GateRule, score: Score, reference: float | None, latency: Latency) -> tuple[bool, str]:
+def _better(weights: float | None, active: Score | None) -> tuple[float, str] | None:
+    """What to compare with: the float32 weights or the model that answers, whichever is right more often."""
+    known = [] if weights is None else [(weights, "the float32 weights have")]
+    if active is not None and active.accuracy is not None:
+        known.append((active.accuracy, "the model that answers has"))
+    return max(known, default=None)
+
+
+def _decide(
+    rule: GateRule, score: Score, reference: tuple[float, str] | None, latency: Latency
+) -> tuple[bool, str]:
     accuracy = score.accuracy
     if not score.finite:
         return False, "it answers with values that are not finite"
@@ -120,8 +137,8 @@ def _decide(rule: GateRule, score: Score, reference: float | None, latency: Late
         return False, f"{score.examples} validation examples, {rule.min_examples} are asked for"
     if accuracy is None:
         return True, f"no validation examples to judge by; {latency.p50_ms:.3g} ms an answer"
-    if reference is not None and accuracy < reference - allowed_drop(rule, score.examples):
-        return False, f"accuracy {accuracy:.3f}, the float32 weights have {reference:.3f}"
+    if reference is not None and accuracy < reference[0] - allowed_drop(rule, score.examples):
+        return False, f"accuracy {accuracy:.3f}, {reference[1]} {reference[0]:.3f}"
     return True, f"accuracy {accuracy:.3f} on {score.examples} examples, {latency.p50_ms:.3g} ms an answer"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,10 +11,12 @@ import pytest
 from compression.records import RecordError
 from compression.updates import pack_model
 from edge_client.inference.gate import GateVerdict
+from edge_client.inference.patches import aligned_patches
 from edge_client.releases import Installer
 from edge_client.session.blobs import BlobError, BlobStore
 from edge_client.state import DeviceState
-from edge_client.wire.messages import Release, ReleaseReport
+from edge_client.wire.blobs import BlobRef, sha256
+from edge_client.wire.messages import ModelSource, Release, ReleaseReport
 from tests.edge_client.agent_cases import SPEC, WEIGHTS, bundle_of, release
 
 
@@ -22,10 +25,10 @@ class FakeWorkshop:
 
     failure: Exception | None = None
 
-    def open(self, _ref: object) -> tuple[SimpleNamespace, None]:
+    def open(self, _ref: object) -> tuple[SimpleNamespace, SimpleNamespace]:
         if self.failure:
             raise self.failure
-        return SimpleNamespace(spec=SPEC, set_weights=lambda _: None), None
+        return SimpleNamespace(spec=SPEC, set_weights=lambda _: None), SimpleNamespace(validation_index=())
 
     def weights(self, _ref: object, _spec: object) -> None: ...
 
@@ -39,6 +42,7 @@ class Device:
         self.workshop = FakeWorkshop()
         self.gated: list[bytes] = []
         self.verdict = GateVerdict(True, "good")
+        monkeypatch.setattr("edge_client.releases.at_home", lambda answering, *_: answering)
         self.installer = Installer(self.state, self.blobs, self.workshop)  # type: ignore[arg-type]
         monkeypatch.setattr("edge_client.releases.run_gate", self._gate)
 
@@ -112,3 +116,97 @@ def test_what_the_gate_refuses_is_not_activated(device: Device) -> None:
     device.verdict = GateVerdict(False, "slow")
     report = device.install(2, b"second")
     assert (report.outcome, report.reason, report.active_version) == ("refused", "slow", 1)
+
+
+# ---- which version may follow which ----
+
+
+def test_an_older_version_is_refused_unless_a_rollback_says_so(device: Device) -> None:
+    device.install(2, b"second")
+    older = device.offer(1, b"first")
+    report = device.installer.install(replace(older, order=5))
+    assert (report.outcome, report.active_version) == ("refused", 2)
+    assert report.reason == (
+        "version 1 is older than version 2, which answers: only a signed rollback goes back"
+    )
+    report = device.installer.install(replace(older, order=6, rollback=True))
+    assert (report.outcome, report.active_version) == ("rolled-back", 1)
+
+
+def test_the_way_back_needs_neither_files_nor_gate(device: Device) -> None:
+    device.install(1, b"first")
+    device.install(2, b"second")
+    back = replace(device.offer(1, b"first"), order=3, rollback=True)
+    device.blobs.keep_only([])
+    assert device.installer.wanted(back) == []
+    report = device.installer.install(back)
+    assert (report.outcome, report.reason, report.active_version) == (
+        "rolled-back",
+        "back to the model before",
+        1,
+    )
+    assert device.gated == [b"first", b"second"]
+
+
+def test_a_model_for_other_classes_or_another_preprocessing_is_refused(device: Device) -> None:
+    device.install(1, b"first")
+    other = replace(device.offer(2, b"second"), preparation="0" * 64)
+    report = device.installer.install(other)
+    assert (report.outcome, report.active_version) == ("refused", 1)
+    assert report.reason == "the model was made for other classes or another preprocessing"
+    assert device.installer.install(replace(device.offer(2, b"second"), order=3)).outcome == "activated"
+
+
+# ---- patches ----
+
+OLD, NEW = b"a model of some length" * 200, b"another of the length." * 200
+
+
+def patched(device: Device, patch: bytes, base: bytes = OLD) -> Release:
+    """A release of NEW that can be had as a patch; the file itself is not here."""
+    source = ModelSource(from_digest=sha256(base), blob=BlobRef.of(patch))
+    return replace(device.offer(2, NEW), sources=(source,))
+
+
+def test_the_patch_for_the_active_model_is_fetched_instead_of_the_file(device: Device) -> None:
+    device.install(1, OLD)
+    patch = next(aligned_patches(OLD, NEW))
+    offered = patched(device, patch)
+    device.blobs.keep_only([])
+    assert [ref.digest for ref in device.installer.wanted(offered)][-1] == sha256(patch)
+    for data in (patch, bundle_of(), pack_model(WEIGHTS)):
+        device.blobs.put(data)
+    assert device.installer.install(offered).outcome == "activated"
+    assert device.gated == [OLD, NEW]
+
+
+def test_a_patch_for_a_model_that_is_not_here_is_left(device: Device) -> None:
+    device.install(1, OLD)
+    offered = patched(device, b"a patch", base=b"somebody else's model")
+    device.blobs.keep_only([])
+    assert [ref.digest for ref in device.installer.wanted(offered)][-1] == sha256(NEW)
+
+
+@pytest.mark.parametrize("patch", [b"not a patch", next(aligned_patches(NEW, OLD))])
+def test_a_patch_that_does_not_lead_to_the_signed_file_makes_way_for_the_file(
+    device: Device, patch: bytes
+) -> None:
+    device.install(1, OLD)
+    offered = patched(device, patch)
+    device.blobs.keep_only([])
+    for data in (patch, bundle_of(), pack_model(WEIGHTS)):
+        device.blobs.put(data)
+    with pytest.raises(BlobError, match="the whole model is fetched"):
+        device.installer.install(offered)
+    assert device.installer.active_version() == 1
+    assert [ref.digest for ref in device.installer.wanted(offered)][-1] == sha256(NEW)
+    device.blobs.put(NEW)
+    assert device.installer.install(offered).outcome == "activated"
+
+
+def test_a_decided_release_gives_its_space_back(device: Device) -> None:
+    offered = device.offer(1, b"first")
+    device.installer.install(offered)
+    device.installer.forget(offered)
+    assert not device.blobs.has(offered.model)
+    assert device.installer.active_version() == 1
