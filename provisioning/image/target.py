@@ -8,6 +8,7 @@ import mmap
 import os
 import stat
 import struct
+import time
 from pathlib import Path
 
 from provisioning.image.blockdev import Disk, find_disk
@@ -19,7 +20,7 @@ HELD_BACK = 1 << 20  # what is written last: partition table and boot record, be
 FILE_BLOCK = 4096  # alignment of direct I/O on files
 SYNC_EVERY = 64 << 20  # without direct I/O, so that progress is of the medium and not of the cache
 BLKGETSIZE64, BLKSSZGET, BLKFLSBUF = 0x80081272, 0x1268, 0x1261  # linux/fs.h
-DROP_TRIES = 5  # pages on their way to a list are not seen at the first try
+DROP_TRIES, DROP_PAUSE_S = 20, 0.05  # udev looks at a disk after each program that wrote to it
 
 
 def buffer(size: int = CHUNK) -> mmap.mmap:
@@ -126,6 +127,7 @@ class Target:
             pages = resident_pages(self._descriptor, self.size())
             if pages == 0:
                 return
+            time.sleep(DROP_PAUSE_S)
         raise VerifyError(f"{self.path}: {pages} pages stay in the page cache, so nothing can be verified")
 
     def size(self) -> int:

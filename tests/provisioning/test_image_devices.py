@@ -167,6 +167,7 @@ def test_the_cache_of_a_file_is_dropped_or_said_not_to_be(
         target.drop_cache()
         assert resident_pages(file.fileno(), SIZE) == 0
     monkeypatch.setattr(os, "posix_fadvise", lambda *_: None)
+    monkeypatch.setattr("provisioning.image.target.DROP_PAUSE_S", 0)
     path.read_bytes()
     with pytest.raises(VerifyError, match="stay in the page cache"):
         target.drop_cache()
