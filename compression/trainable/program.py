@@ -17,6 +17,9 @@ the wire carries them. The optimiser's state has the same shape.
 The gradient is that of ``sum(weight * loss) / count(weight > 0)`` plus regularisers: what Keras computes
 with `sample_weight` on a batch of only the real examples. ``mu / 2 * |w - anchor|^2`` is FedProx's term
 (Li et al., 2020); ``c - c_i`` SCAFFOLD's (Karimireddy et al., 2020).
+
+`learning_rate`, `proximal_mu` and `zero` are vectors of one number: ai-edge-litert 2.3.0 for aarch64 ends in
+a segmentation fault where a signature is given a scalar.
 """
 
 from __future__ import annotations
@@ -114,8 +117,8 @@ class Program(tf.Module):  # type: ignore[misc]
         """One step of the optimiser with the gradient added up, which is zero afterwards."""
         gathered, count = self.gathered.read_value(), self.count.read_value()
         self._step(gathered / tf.maximum(count, 1.0), inputs)
-        self.gathered.assign(tf.fill(gathered.shape, inputs["zero"]))
-        self.count.assign(tf.fill(count.shape, inputs["zero"]))
+        self.gathered.assign(tf.fill(gathered.shape, inputs["zero"][0]))
+        self.count.assign(tf.fill(count.shape, inputs["zero"][0]))
         return {"done": inputs["zero"]}
 
     def _backward(self, inputs: Inputs) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -194,12 +197,12 @@ class Program(tf.Module):  # type: ignore[misc]
         """Forget momentum. `zero` comes from outside so that no vector of zeros lies in the file."""
         gathered = (self.gathered, self.count) if self.accumulates else ()
         for variable in (*self.slots, self.decayed, *gathered):
-            variable.assign(tf.fill(variable.shape, inputs["zero"]))
+            variable.assign(tf.fill(variable.shape, inputs["zero"][0]))
         return {"done": inputs["zero"]}
 
     def signatures(self) -> dict[str, Any]:
         """Concrete functions by signature name."""
-        scalar = tf.TensorSpec([], tf.float32)
+        number = tf.TensorSpec([1], tf.float32)
         batch = {
             "x": self._input(),
             "y": tf.TensorSpec([self.batch_size], tf.int32),
@@ -208,14 +211,14 @@ class Program(tf.Module):  # type: ignore[misc]
         weights = {"trainable": tf.TensorSpec(self.weights.shape, tf.float32)}
         if self.statistics is not None:
             weights["statistics"] = tf.TensorSpec(self.statistics.shape, tf.float32)
-        step = {"learning_rate": scalar, "proximal_mu": scalar}
+        step = {"learning_rate": number, "proximal_mu": number}
         drawn = dict(batch)
         if self.uniform_columns:
             drawn["uniform"] = tf.TensorSpec([self.batch_size, self.uniform_columns], tf.float32)
         if self.accumulates:
             training = {
                 "accumulate": _concrete(self.accumulate, drawn),
-                "apply": _concrete(self.apply, step | {"zero": scalar}),
+                "apply": _concrete(self.apply, step | {"zero": number}),
             }
         else:
             training = {"train": _concrete(self.train, drawn | step)}
@@ -225,7 +228,7 @@ class Program(tf.Module):  # type: ignore[misc]
             "get_weights": _concrete(self.get_weights, {}),
             "set_weights": _concrete(self.set_weights, weights),
             "set_correction": _concrete(self.set_correction, {"correction": weights["trainable"]}),
-            "reset_optimizer": _concrete(self.reset_optimizer, {"zero": scalar}),
+            "reset_optimizer": _concrete(self.reset_optimizer, {"zero": number}),
         }
 
 

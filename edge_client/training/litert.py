@@ -73,7 +73,7 @@ class LiteRTTrainer:
 
     def reset_optimizer(self) -> None:
         """Forget momentum and step counts."""
-        self._call("reset_optimizer", zero=np.float32(0))
+        self._call("reset_optimizer", zero=_number(0))
 
     def train(
         self,
@@ -90,13 +90,13 @@ class LiteRTTrainer:
         self._need_weights()
         if self._uniform is not None and rng is None:
             raise TrainingError(f"model {self.spec.name!r} has dropout: training it needs a random generator")
-        scalars = {"learning_rate": np.float32(learning_rate), "proximal_mu": np.float32(proximal_mu)}
+        step = {"learning_rate": _number(learning_rate), "proximal_mu": _number(proximal_mu)}
         total = TrainSums()
         for batch in batches:
             examples = int(np.count_nonzero(batch.weights))
             if not examples:
                 continue
-            loss_sum, weight_sum = self._train_batch(batch, scalars, rng)
+            loss_sum, weight_sum = self._train_batch(batch, step, rng)
             if not np.isfinite(loss_sum):
                 raise TrainingError(
                     f"the loss is {loss_sum} after {total.steps} steps at learning rate {learning_rate}: "
@@ -106,11 +106,11 @@ class LiteRTTrainer:
         return total
 
     def _train_batch(
-        self, batch: Batch, scalars: dict[str, np.float32], rng: np.random.Generator | None
+        self, batch: Batch, step: dict[str, FloatArray], rng: np.random.Generator | None
     ) -> tuple[float, float]:
         loss_sum = weight_sum = 0.0
         for rows in self._pieces(batch.weights):
-            arguments: dict[str, Any] = dict(scalars) if self._step == "train" else {}
+            arguments: dict[str, Any] = dict(step) if self._step == "train" else {}
             if self._uniform is not None and rng is not None:
                 arguments["uniform"] = rng.random(self._uniform, dtype=np.float32)
             x, y, weight = batch.inputs[rows], batch.labels[rows], batch.weights[rows]
@@ -118,7 +118,7 @@ class LiteRTTrainer:
             loss_sum += float(sums["loss_sum"])
             weight_sum += float(sums["weight_sum"])
         if self._step == "accumulate":
-            self._call("apply", zero=np.float32(0), **scalars)
+            self._call("apply", zero=_number(0), **step)
         return loss_sum, weight_sum
 
     def _pieces(self, weights: FloatArray) -> Iterator[slice]:
@@ -180,3 +180,8 @@ class LiteRTTrainer:
         for tensor in self._tensors(role):
             yield tensor.name, flat[start : start + tensor.size].reshape(tensor.shape)
             start += tensor.size
+
+
+def _number(value: float) -> FloatArray:
+    """A number as the program takes it: a vector of one, never a scalar (see its own description)."""
+    return np.array([value], np.float32)

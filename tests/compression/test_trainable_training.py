@@ -12,6 +12,7 @@ from broker_server.models import build_model
 from compression.spec import Loss, Optimizer
 from compression.trainable import TrainableError, compile_trainable, keras_weights, load_keras_weights
 from compression.trainable.plan import plan_memory
+from edge_client.runtime import make_interpreter
 from edge_client.training import LiteRTTrainer, TrainingError
 from tests.compression.runtime_worker import Examples, train
 from tests.compression.trainable_cases import examples, input_of, keras_loss, run_on_tflite
@@ -335,3 +336,17 @@ def test_batch_normalisation_is_never_split() -> None:
     assert _rows(compile_trainable(net, micro_batch="auto", **common)) == 8
     net.layers[1].trainable = False  # frozen, it is an affine layer
     assert _rows(compile_trainable(net, micro_batch=4, **common)) == 4
+
+
+@pytest.mark.parametrize("micro_batch", [None, 2])
+def test_no_signature_takes_a_scalar(micro_batch: int | None) -> None:
+    """ai-edge-litert 2.3.0 for aarch64 ends in a segmentation fault at the first one."""
+    model = tf_keras.Sequential([layers.Input((2,)), layers.Dense(1)])
+    table = input_of((2,))
+    bundle = compile_trainable(
+        model, name="net", input=table, classes=["no", "yes"], batch_size=4, micro_batch=micro_batch
+    ).bundle
+    interpreter = make_interpreter(bundle.tflite)
+    for signature in interpreter.get_signature_list():
+        details = interpreter.get_signature_runner(signature).get_input_details()
+        assert all(len(each["shape"]) for each in details.values()), signature
