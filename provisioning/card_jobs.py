@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from provisioning.bundle.payload import payload
-from provisioning.card import Card, CardError
+from provisioning.card import Card, CardError, EnrolmentToken, Secret
 from provisioning.card_options import add_card_options, card_tables, cards_from
-from provisioning.card_settings import Issue
+from provisioning.customise.apply import check_tools
 from provisioning.customise.payload import Payload
 from provisioning.enrolment.tokens import issue_tokens
 from provisioning.pki.authority import FleetCA
 from provisioning.wheelhouse.make import Wheelhouse, open_wheelhouse
+
+TO_BE_ISSUED = "a token that is made once all is known to be well"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,26 +50,42 @@ def card_jobs(arguments: argparse.Namespace, *, dry_run: bool = False) -> list[C
         PkiError, EnrolmentServiceError: ``--ca`` is no authority, or makes no token for such a name.
     """
     tables = card_tables(arguments)
-    cards = cards_from(arguments, _issuer(arguments.ca, dry_run) if arguments.ca else None)
+    cards = cards_from(arguments, (lambda _name: TO_BE_ISSUED) if arguments.ca else None)
+    for card in cards:
+        check_tools(card)
+    houses = _wheelhouses(cards, tables, arguments.wheelhouse)
+    if arguments.ca:
+        authority = FleetCA.open(arguments.ca)
+        cards = cards if dry_run else _with_tokens(cards, authority)
+    return [
+        CardJob(card, payload(card, house), tables[card.name].get("device"))
+        for card, house in zip(cards, houses, strict=True)
+    ]
+
+
+def _wheelhouses(
+    cards: Sequence[Card], tables: Mapping[str, Mapping[str, Any]], given: Path | None
+) -> list[Wheelhouse]:
+    """Each card's client; one folder is opened once."""
     held: dict[Path, Wheelhouse] = {}
-    return [_job(card, tables[card.name], arguments.wheelhouse, held) for card in cards]
+    found = []
+    for card in cards:
+        named = given or tables[card.name].get("wheelhouse")
+        if named is None:
+            raise CardError(
+                f"card {card.name}: no client to put on it; give --wheelhouse FOLDER, "
+                f"made with: bramble-provision wheelhouse --target {card.target}"
+            )
+        folder = Path(str(named).replace("{target}", card.target))
+        if folder not in held:
+            held[folder] = open_wheelhouse(folder)
+        found.append(held[folder])
+    return found
 
 
-def _issuer(folder: Path, dry_run: bool) -> Issue:
-    authority = FleetCA.open(folder)
-    if dry_run:
-        return lambda _name: "not-made-in-a-dry-run"
-    return lambda name: issue_tokens(authority, [name])[0].text
-
-
-def _job(card: Card, plain: dict[str, Any], wheelhouse: Path | None, held: dict[Path, Wheelhouse]) -> CardJob:
-    named = wheelhouse or plain.get("wheelhouse")
-    if named is None:
-        raise CardError(
-            f"card {card.name}: no client to put on it; give --wheelhouse FOLDER, "
-            f"made with: bramble-provision wheelhouse --target {card.target}"
-        )
-    folder = Path(str(named).replace("{target}", card.target))
-    if folder not in held:
-        held[folder] = open_wheelhouse(folder)
-    return CardJob(card, payload(card, held[folder]), plain.get("device"))
+def _with_tokens(cards: Sequence[Card], authority: FleetCA) -> list[Card]:
+    """New tokens for the cards that have none, all at once and when nothing else can be wrong any more."""
+    waiting = EnrolmentToken(Secret(TO_BE_ISSUED))
+    issued = issue_tokens(authority, [card.name for card in cards if card.identity == waiting])
+    tokens = {token.name: EnrolmentToken(Secret(token.text)) for token in issued}
+    return [replace(card, identity=tokens.get(card.name, card.identity)) for card in cards]

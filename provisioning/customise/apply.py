@@ -58,13 +58,15 @@ def personalise(
 
     Raises:
         CustomiseError: an unknown image, another system than the card's, no room, a tool that is not
-            installed, or a read-back that differs. Before the last, nothing was written.
+            installed; all of these before anything is written. Or a read-back that differs.
     """
     plan = prepare(target, card, payload, instance_id=instance_id, layout=layout)
     written = plan.written()
-    BootPartition(target, plan.layout.boot.offset).write(plan.boot)
+    boot = BootPartition(target, plan.layout.boot.offset)
+    boot.check(plan.boot)  # before the root file system is written: all or nothing
     if plan.root and plan.layout.root is not None:
         RootPartition(target, plan.layout.root.offset).write(plan.root)
+    boot.write(plan.boot)
     check_written(target, written, plan.layout)
     return Applied(plan.facts.format, plan.facts.evidence, plan.layout, written)
 
@@ -74,7 +76,7 @@ def prepare(
 ) -> Plan:
     """All of `personalise` but the writing."""
     layout = layout or read_layout(target)
-    find_tool("mcopy")
+    check_tools(card)
     boot = BootPartition(target, layout.boot.offset)
     root = _root(target, layout, card)
     facts = detect(boot, root)
@@ -89,6 +91,16 @@ def prepare(
     line = with_words(cmdline, (*words_for(card), *rendering.kernel))
     files = (*rendering.files, BootFile("cmdline.txt", line), *settings_files, *payload.boot)
     return Plan(facts, layout, files, root_entries)
+
+
+def check_tools(card: Card) -> None:
+    """Refuse a card for which a program is missing: better before a card is erased than after.
+
+    Raises:
+        CustomiseError: naming the Debian package.
+    """
+    for tool in ("mcopy", "mdir", *(("debugfs",) if card.mode == "prebaked" else ())):
+        find_tool(tool)
 
 
 def render(kind: Format, card: Card, commands: Commands, instance_id: str) -> Rendering:
@@ -109,10 +121,8 @@ def new_instance_id(card: Card, random_hex: str) -> str:
 
 def _root(target: Path, layout: Layout, card: Card) -> RootPartition | None:
     """The root file system, where it can be read; where the card needs it, it must be."""
-    if card.mode == "prebaked":
-        find_tool("debugfs")
-        if layout.root is None:
-            raise CustomiseError(f"{target} has no ext4 partition; use --mode bundle")
+    if card.mode == "prebaked" and layout.root is None:
+        raise CustomiseError(f"{target} has no ext4 partition; use --mode bundle")
     if layout.root is None or not have_tool("debugfs"):
         return None
     return RootPartition(target, layout.root.offset)

@@ -55,17 +55,20 @@ class BootPartition:
             raise CustomiseError(f"boot partition: not a FAT file system: {last_line(result)}")
         return int(found[1].replace(b" ", b""))
 
-    def write(self, files: Sequence[BootFile]) -> None:
-        """Put files in place, replacing those that are there, in one run of mcopy.
+    def check(self, files: Sequence[BootFile]) -> None:
+        """Whether they can be put in place.
 
         Raises:
             CustomiseError: two names differ by case alone, which FAT does not tell apart; no room; a
                 source that cannot be read.
         """
         _check_names(files)
-        needed = sum(_size(file) for file in files)
-        if needed > self.free_bytes():
-            raise CustomiseError(f"boot partition: {needed} bytes to write, {self.free_bytes()} free")
+        needed, free = sum(_size(file) for file in files), self.free_bytes()
+        if needed > free:
+            raise CustomiseError(f"boot partition: {needed} bytes to write, {free} free")
+
+    def write(self, files: Sequence[BootFile]) -> None:
+        """Put files in place, replacing those that are there, in one run of mcopy. `check` them before."""
         with tempfile.TemporaryDirectory(prefix="bramble-boot-") as name:  # 0700: it may hold secrets
             stage = Path(name)
             for file in files:

@@ -317,9 +317,27 @@ def test_the_authority_makes_a_token_for_each_card_but_not_in_a_dry_run(folder: 
     assert len(set(tokens)) == 2 and all(token.startswith("brt_") for token in tokens)
 
 
+def test_no_token_is_made_for_a_card_that_cannot_be(folder: Path) -> None:
+    authority = FleetCA.create(folder / "ca", "ward")
+    path = changed(folder, 'token_file = "tokens/{name}.token"', "")
+    with pytest.raises(CardError, match="--wheelhouse"):
+        card_jobs(parse("--card", path, "--ca", str(folder / "ca")))
+    assert not (authority.directory / "enrolment.db").exists()
+
+
+def test_a_token_that_is_given_is_kept(folder: Path) -> None:
+    FleetCA.create(folder / "ca", "ward")
+    make_wheelhouse(folder / "wheels")
+    path = changed(folder, 'timezone = "', 'wheelhouse = "wheels"\ntimezone = "')
+    for job in card_jobs(parse("--card", path, "--ca", str(folder / "ca"))):
+        assert isinstance(job.card.identity, EnrolmentToken)
+        assert job.card.identity.token.value == f"token-of-{job.card.name}"
+
+
 def test_a_name_of_the_server_s_own_gets_no_token(folder: Path) -> None:
     FleetCA.create(folder / "ca", "ward")
-    path = changed(folder, 'token_file = "tokens/{name}.token"', "")
+    make_wheelhouse(folder / "wheels")
+    path = changed(folder, 'token_file = "tokens/{name}.token"', 'wheelhouse = "wheels"')
     Path(path).write_text(Path(path).read_text().replace("[cards.pi-1]", "[cards.aggregator]"))
     with pytest.raises(EnrolmentServiceError, match="server's side"):
         card_jobs(parse("--card", path, "--ca", str(folder / "ca")))

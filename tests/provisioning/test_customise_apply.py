@@ -314,7 +314,7 @@ def test_no_room_is_said_before_anything_is_written(tmp_path: Path) -> None:
     with big.open("wb") as file:
         file.truncate(BOOT_BYTES)
     with pytest.raises(CustomiseError, match=r"boot partition: \d+ bytes to write, \d+ free"):
-        boot_of(image).write([BootFile("big", big)])
+        boot_of(image).check([BootFile("big", big)])
     with pytest.raises(CustomiseError, match=r"root file system: .* --mode bundle"):
         root_of(image).write([RootFile("/big", big)])
     assert hashlib.sha256(image.read_bytes()).hexdigest() == before
@@ -327,7 +327,7 @@ def test_a_source_that_is_gone_is_named(tmp_path: Path) -> None:
         with pytest.raises(CustomiseError, match="gone: No such file"):
             personalise(image, a_card(), payload, instance_id="x")
     with pytest.raises(CustomiseError, match="gone: No such file"):
-        boot_of(image).write([BootFile("x", gone)])
+        boot_of(image).check([BootFile("x", gone)])
     with pytest.raises(CustomiseError, match="gone: No such file"):
         root_of(image).write([RootFile("/x", gone)])
 
@@ -335,9 +335,9 @@ def test_a_source_that_is_gone_is_named(tmp_path: Path) -> None:
 def test_names_that_fat_takes_for_one_are_refused(tmp_path: Path) -> None:
     image = trixie_image(tmp_path / "card.img")
     with pytest.raises(CustomiseError, match="one name"):
-        boot_of(image).write([BootFile("a/B", b""), BootFile("A/b", b"")])
+        boot_of(image).check([BootFile("a/B", b""), BootFile("A/b", b"")])
     with pytest.raises(CustomiseError, match="one name"):
-        boot_of(image).write([BootFile("a", b""), BootFile("a", b"")])
+        boot_of(image).check([BootFile("a", b""), BootFile("a", b"")])
 
 
 def test_a_path_through_a_link_or_onto_a_folder_is_refused(tmp_path: Path) -> None:
