@@ -61,11 +61,12 @@ class EvaluationSums(Record):
             loss_sum: sum of the N losses.
         """
         classes = probabilities.shape[1]
+        labels = labels.astype(np.intp)  # on 32-bit machines bincount takes nothing wider
         predicted = probabilities.argmax(axis=1)
         confusion = np.bincount(labels * classes + predicted, minlength=classes**2)
         scores: tuple[int, ...] = ()
         if classes == 2:
-            bins = np.clip((probabilities[:, 1] * SCORE_BINS).astype(np.int64), 0, SCORE_BINS - 1)
+            bins = np.clip((probabilities[:, 1] * SCORE_BINS).astype(np.intp), 0, SCORE_BINS - 1)
             counts = np.bincount(2 * bins + labels, minlength=2 * SCORE_BINS).reshape(SCORE_BINS, 2)
             used = np.flatnonzero(counts.any(axis=1))
             scores = tuple(np.column_stack([used, counts[used]]).ravel().tolist())
