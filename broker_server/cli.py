@@ -13,6 +13,7 @@ from pathlib import Path
 from broker_server.broker.factory import OPTIONS
 from broker_server.config import BrokerConfig, ModelConfig, RoundsConfig, ServerConfig, load_config
 from broker_server.hand_commands import add_aggregate, add_evaluate
+from broker_server.look_commands import add_look
 from broker_server.models_commands import add_models
 from broker_server.report.console import open_console
 from broker_server.report.display import RoundDisplay
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_run(commands)
     add_aggregate(commands)
     add_evaluate(commands)
+    add_look(commands)
     add_models(commands)
     return run_program(parser, argv)
 

@@ -140,6 +140,10 @@ class Ledger:
         rows = self._db.execute("SELECT name, hello FROM devices ORDER BY name")
         return {name: _record(Hello, text) for name, text in rows}
 
+    def last_seen(self) -> dict[str, float]:
+        """When each device introduced itself last, in seconds since 1970."""
+        return dict(self._db.execute("SELECT name, last_seen FROM devices ORDER BY name"))
+
     # ---- tasks and results ----
 
     def keep_task(self, task: Task, stage: int, now: float) -> None:
