@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from provisioning.image import xz, zst
+from provisioning.image.ahead import ahead
 from provisioning.image.errors import ImageError
 from provisioning.image.hashed_file import PIECE, HashedFile
 
@@ -54,12 +55,12 @@ def open_xz(path: Path) -> Opened:
 
 def open_zst(path: Path) -> Opened:
     """Zstandard."""
-    return Opened(zst.read_size(path), zst.decode)
+    return Opened(zst.read_size(path), lambda file: ahead(zst.decode(file)))
 
 
 def open_gz(_path: Path) -> Opened:
     """gzip, one member or many. It declares its size modulo 4 GiB only, which is no help."""
-    return Opened(None, _gunzip)
+    return Opened(None, lambda file: ahead(_gunzip(file)))
 
 
 def open_zip(path: Path) -> Opened:
@@ -74,7 +75,7 @@ def open_zip(path: Path) -> Opened:
     member = members[0]
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or member.flag_bits & 1:
         raise ImageError(f"{path} is encrypted or compressed in an unusual way; pack it again with zip")
-    return Opened(member.file_size, lambda file: _unzip(file, member))
+    return Opened(member.file_size, lambda file: ahead(_unzip(file, member)))
 
 
 def _gunzip(file: HashedFile) -> Iterator[bytes]:

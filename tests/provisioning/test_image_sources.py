@@ -9,9 +9,10 @@ import lzma
 import random
 import shutil
 import subprocess
+import threading
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from provisioning.image import formats, xz, zst
+from provisioning.image.ahead import DEPTH, ahead
 from provisioning.image.errors import ImageError
 from provisioning.image.hashed_file import HashedFile
 from provisioning.image.sources import Image, find_hash, open_image, read_image
@@ -157,6 +159,30 @@ def test_a_bomb_is_decoded_in_pieces(pack: Callable[[bytes], bytes], tmp_path: P
         pieces = [len(piece) for piece in image.opened.pieces(file)]
     assert sum(pieces) == 32 * MIB
     assert image.kind == "xz" or max(pieces) <= formats.PIECE
+
+
+def test_decoding_ahead_ends_with_who_uses_it() -> None:
+    made = []
+
+    def endless() -> Iterator[bytes]:
+        while True:
+            made.append(1)
+            yield b"x"
+
+    pieces = ahead(endless())
+    assert [next(pieces), next(pieces)] == [b"x", b"x"]
+    pieces.close()  # type: ignore[attr-defined]
+    assert len(made) <= 2 + DEPTH + 1
+    assert "decode" not in {thread.name for thread in threading.enumerate()}
+
+    def broken() -> Iterator[bytes]:
+        yield b"a"
+        raise EOFError("cut off")
+
+    pieces = ahead(broken())
+    assert next(pieces) == b"a"
+    with pytest.raises(EOFError, match="cut off"):
+        next(pieces)
 
 
 # ---- xz in parallel ----
