@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -27,6 +28,7 @@ def main() -> int:
     folder = cache.folder / f"run-{arguments.mode}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))  # or the emulator would live on
     try:
         require_programs()
         run_scenario(cache, folder, record, mode=arguments.mode, bench=not arguments.no_bench)
