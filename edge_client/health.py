@@ -12,8 +12,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from edge_client.wire.messages import Health
+if TYPE_CHECKING:
+    from edge_client.wire.messages import Health
 
 PROC, SYS = Path("/proc"), Path("/sys")
 MEGABYTE = 1e6
@@ -100,6 +102,8 @@ def architecture() -> str:
 
 def health(directory: Path) -> Health:
     """The state of this process and of the disk that holds `directory`."""
+    from edge_client.wire.messages import Health  # noqa: PLC0415 - numpy: seconds that enrolment can spare
+
     celsius = temperature_c()
     return Health(
         peak_rss_mb=peak_rss_mb(),

@@ -10,9 +10,8 @@ from compression.command_line import Commands, command
 from edge_client.config import load_config
 from edge_client.device import slots
 from edge_client.options import add_config
-from edge_client.upgrade.agent import OUTCOME
+from edge_client.upgrade import OUTCOME
 from edge_client.upgrade.errors import UpgradeError
-from edge_client.upgrade.install import install_package
 
 
 def add_upgrade(commands: Commands) -> None:
@@ -35,6 +34,8 @@ def add_upgrade(commands: Commands) -> None:
 
 
 def run_upgrade(arguments: argparse.Namespace) -> int:
+    from edge_client.upgrade.install import install_package  # noqa: PLC0415 - cryptography takes its time
+
     prefix, state = (arguments.root / str(path).lstrip("/") for path in (slots.PREFIX, slots.STATE))
     try:
         upgrade = install_package(arguments.file, load_config(arguments.config), prefix=prefix, state=state)

@@ -16,6 +16,8 @@ from pathlib import Path
 from edge_client.device import slots
 
 MODULE = "edge_client.cli"
+LIGHT_MODULE = "edge_client.first_boot"  # loads no numpy
+LIGHT_COMMANDS = ("enrol", "report-step", "upgrade")
 CACHE = Path("/var/cache/bramble")  # bytecode, where the client came without
 
 
@@ -36,7 +38,9 @@ def command(prefix: Path, slot: str, arguments: Sequence[str]) -> tuple[list[str
         environment["PYTHONPYCACHEPREFIX"] = str(CACHE / slot)
     if (libraries := site / slots.LIBRARIES).is_dir():
         environment["LD_LIBRARY_PATH"] = str(libraries)
-    return [sys.executable, "-P", "-s", "-S", "-m", MODULE, *arguments], environment
+    light = bool(arguments) and arguments[0] in LIGHT_COMMANDS
+    module = LIGHT_MODULE if light else MODULE
+    return [sys.executable, "-P", "-s", "-S", "-m", module, *arguments], environment
 
 
 def launch(arguments: Sequence[str], *, prefix: Path = slots.PREFIX, state: Path = slots.STATE) -> None:

@@ -20,14 +20,13 @@ from compression.records import Record, RecordError, dumps, loads
 from edge_client.device import slots
 from edge_client.files import write_atomically
 from edge_client.session.blobs import BlobStore
+from edge_client.upgrade import OUTCOME
 from edge_client.upgrade.install import refusal
 from edge_client.upgrade.package import write_package
 from edge_client.wire.blobs import BlobRef
 from edge_client.wire.messages import Number, Upgrade, UpgradeReport
 
-FOLDER, PACKAGE, STAGED, OUTCOME, MEMORY = (
-    "upgrade", "client.upgrade", "staged.json", "outcome.json", "memory.json",
-)  # fmt: skip
+FOLDER, PACKAGE, STAGED, MEMORY = "upgrade", "client.upgrade", "staged.json", "memory.json"
 PREFIX_VARIABLE = "BRAMBLE_PREFIX"  # set by the launcher; without it nobody could start another client
 MAX_MEMORY_BYTES = 64 * 1024
 

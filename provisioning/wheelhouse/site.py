@@ -83,7 +83,7 @@ def compile_site(site: Path, python: Path) -> None:
 
 def find_python(version: str, asked: Path | None = None) -> Path | None:
     """A Python of exactly that version on this machine, to compile with; None without one."""
-    candidates = [asked] if asked else [Path(sys.executable), *map(Path, _on_path(f"python{version}"))]
+    candidates = [asked] if asked else [Path(sys.executable), *_installed(version)]
     for candidate in candidates:
         code = "import sys; print('%d.%d' % sys.version_info[:2])"
         done = subprocess.run([str(candidate), "-I", "-c", code], capture_output=True, text=True, check=False)
@@ -94,9 +94,14 @@ def find_python(version: str, asked: Path | None = None) -> Path | None:
     return None
 
 
-def _on_path(name: str) -> Iterator[str]:
+def _installed(version: str) -> Iterator[Path]:
+    """Pythons of a version: on PATH, and where version managers keep those that are not."""
+    name = f"python{version}"
     if found := shutil.which(name):
-        yield found
+        yield Path(found)
+    managers = (".pyenv/versions", ".local/share/uv/python")
+    for folder in (Path.home() / manager for manager in managers):
+        yield from sorted(folder.glob(f"*{version}*/bin/{name}"))
 
 
 def _recorded(archive: zipfile.ZipFile) -> dict[str, str]:

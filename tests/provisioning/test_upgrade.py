@@ -18,7 +18,8 @@ from edge_client.config import DataConfig, EdgeConfig
 from edge_client.device import slots, unpack
 from edge_client.session.address import BrokerAddress
 from edge_client.session.blobs import BlobStore
-from edge_client.upgrade.agent import FOLDER, OUTCOME, PACKAGE, STAGED, Upgrader
+from edge_client.upgrade import OUTCOME
+from edge_client.upgrade.agent import FOLDER, PACKAGE, STAGED, Upgrader
 from edge_client.upgrade.errors import UpgradeError
 from edge_client.upgrade.install import install_package
 from edge_client.upgrade.package import write_package

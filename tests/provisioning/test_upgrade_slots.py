@@ -193,6 +193,15 @@ def test_libraries_and_bytecode_are_found_where_the_client_has_them(tmp_path: Pa
     assert environment["PYTHONPYCACHEPREFIX"] == "/var/cache/bramble/b"
 
 
+def test_what_comes_before_the_agent_loads_no_numpy(tmp_path: Path, state: Path) -> None:
+    prefix = two(tmp_path, state)
+    assert command(prefix, "b", ["enrol", "--wait", "60"])[0][5] == "edge_client.first_boot"
+    assert command(prefix, "b", ["run"])[0][5] == command(prefix, "b", [])[0][5] == "edge_client.cli"
+    code = "import edge_client.first_boot, edge_client.enrolment.enrol, sys; print('numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 def test_a_client_for_another_python_is_said(tmp_path: Path, state: Path) -> None:
     prefix = two(tmp_path, state)
     slots.write_json(prefix / "b" / slots.CLIENT, slots.client_of(prefix, "b") | {"python": "3.9"})
