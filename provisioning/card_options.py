@@ -15,15 +15,13 @@ from typing import Any, get_type_hints
 
 from compression.command_line import names
 from provisioning.card import Card, CardError
+from provisioning.card_secrets import Issue, Secrets, read_text
 from provisioning.card_settings import (
     CardSettings,
-    Issue,
-    Secrets,
     anchored,
     build_card,
     check_keys,
     merged,
-    read_text,
     record_in,
 )
 

@@ -15,7 +15,7 @@ from typing import Literal
 
 from provisioning.customise.errors import CustomiseError
 from provisioning.customise.payload import RootEntry, RootFile, RootFolder
-from provisioning.customise.tools import last_line, run_tool
+from provisioning.customise.tools import last_line, read_bounded, run_tool
 
 Kind = Literal["regular", "directory", "symlink", "other"]
 PROMPT = b"debugfs: "
@@ -47,7 +47,7 @@ class RootPartition:
             return None
         with tempfile.TemporaryDirectory(prefix="bramble-root-") as name:
             self.read_all([path], Path(name))
-            return (Path(name) / "0").read_bytes()
+            return read_bounded(Path(name) / "0", f"root file system: {path}")
 
     def read_all(self, paths: Sequence[str], folder: Path) -> None:
         """Copy regular files out to ``folder/0``, ``folder/1``, ...; raise for one that is missing."""

@@ -9,9 +9,7 @@ from pathlib import Path
 
 from provisioning.customise.errors import CustomiseError
 from provisioning.customise.payload import BootFile
-from provisioning.customise.tools import last_line, run_tool
-
-MAX_READ_BYTES = 64 << 20
+from provisioning.customise.tools import last_line, read_bounded, run_tool
 
 
 class BootPartition:
@@ -33,12 +31,14 @@ class BootPartition:
 
     def read(self, path: str) -> bytes | None:
         """A file's bytes; None where there is none."""
-        result = run_tool("mcopy", (*self._drive, f"::/{path}", "-"))
-        if result.returncode:
+        with tempfile.TemporaryDirectory(prefix="bramble-read-") as name:  # 0700: it may be a secret
+            place = Path(name) / "0"
+            result = run_tool("mcopy", (*self._drive, f"::/{path}", place))
             if b"not found" in result.stderr:
                 return None
-            raise CustomiseError(f"boot partition: {path}: {last_line(result)}")
-        return result.stdout
+            if result.returncode or not place.is_file():
+                raise CustomiseError(f"boot partition: {path}: {last_line(result)}")
+            return read_bounded(place, f"boot partition: {path}")
 
     def read_all(self, paths: Sequence[str], folder: Path) -> None:
         """Copy files out to ``folder/0``, ``folder/1``, ...; raise for one that is missing."""

@@ -137,10 +137,12 @@ def _shown(place: str, data: bytes) -> Any:
         if place.endswith(".toml"):
             return masked(tomllib.loads(text))
         if place in {"user-data", "meta-data", "network-config"}:
+            if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+                return "holds references, which can make much out of little: not shown"
             return masked(yaml.safe_load(text))
-    except (tomllib.TOMLDecodeError, yaml.YAMLError):
+    except (tomllib.TOMLDecodeError, yaml.YAMLError, RecursionError):
         return "cannot be parsed: the image will ignore it"
-    return mask_text(text.strip())
+    return "\n".join(_printable(line) for line in text.strip().splitlines())
 
 
 def _certificates(place: str, data: bytes, now: datetime) -> list[Certificate]:
@@ -153,7 +155,7 @@ def _certificates(place: str, data: bytes, now: datetime) -> list[Certificate]:
 
 def _certificate(place: str, found: x509.Certificate, now: datetime) -> Certificate:
     left = found.not_valid_after_utc - now
-    subject = found.subject.rfc4514_string()
+    subject = _printable(found.subject.rfc4514_string())
     return Certificate(
         place, subject, found.not_valid_after_utc, int(left / timedelta(days=1)), left <= timedelta()
     )
@@ -164,5 +166,10 @@ def _log_lines(logs: Mapping[str, bytes]) -> list[str]:
     lines: dict[str, None] = {}
     for data in logs.values():
         for line in data.decode("utf-8", "replace").splitlines():
-            lines[mask_text("".join(letter for letter in line if letter.isprintable()))] = None
+            lines[_printable(line)] = None
     return list(lines)
+
+
+def _printable(line: str) -> str:
+    """Without secrets, and without what a terminal would obey: somebody else may have written it."""
+    return mask_text("".join(letter for letter in line if letter.isprintable()))

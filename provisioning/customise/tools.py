@@ -17,6 +17,7 @@ PACKAGES = {
     "debugfs": "e2fsprogs",
     "e2fsck": "e2fsprogs",
 }
+MAX_READ_BYTES = 16 << 20  # of a file that is looked into: settings and logs are far smaller
 TIMEOUT_S = 1800  # a slow card and a hundred megabytes
 ADMINISTRATORS = ("/usr/sbin", "/sbin")  # Debian keeps debugfs where a user's PATH does not look
 
@@ -71,3 +72,11 @@ def last_line(result: subprocess.CompletedProcess[bytes]) -> str:
     """What a tool said last, short enough for an error."""
     lines = (result.stderr or result.stdout).decode("utf-8", "replace").strip().splitlines()
     return lines[-1][:200] if lines else f"exit status {result.returncode}"
+
+
+def read_bounded(copy: Path, what: str) -> bytes:
+    """The bytes of a file that a tool has copied out of an image."""
+    size = copy.stat().st_size
+    if size > MAX_READ_BYTES:
+        raise CustomiseError(f"{what} has {size} bytes: too many for settings or a log")
+    return copy.read_bytes()

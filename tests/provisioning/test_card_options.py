@@ -10,7 +10,8 @@ import pytest
 from provisioning.card import Card, CardError, EnrolmentToken, IssuedCertificate
 from provisioning.card_jobs import add_job_options, card_jobs
 from provisioning.card_options import OPTIONS, SWITCHES, add_card_options, cards_from
-from provisioning.card_settings import Secrets, endpoint, merged
+from provisioning.card_secrets import Secrets
+from provisioning.card_settings import endpoint, merged
 from provisioning.enrolment.errors import EnrolmentServiceError
 from provisioning.enrolment.store import EnrolmentStore
 from provisioning.pki.authority import FleetCA

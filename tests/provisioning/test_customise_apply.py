@@ -320,6 +320,20 @@ def test_no_room_is_said_before_anything_is_written(tmp_path: Path) -> None:
     assert hashlib.sha256(image.read_bytes()).hexdigest() == before
 
 
+def test_a_settings_file_of_many_megabytes_is_not_read(tmp_path: Path) -> None:
+    image = trixie_image(tmp_path / "card.img")
+    big = tmp_path / "big"
+    with big.open("wb") as file:
+        file.truncate(tools.MAX_READ_BYTES + 1)
+    boot_of(image).write([BootFile("user-data", big)])
+    with pytest.raises(CustomiseError, match="user-data has 16777217 bytes"):
+        boot_of(image).read("user-data")
+    root_of(image).write([RootLink("/x", "y")])
+    tool("debugfs", "-w", "-R", f"write {big} big", f"{image}?offset={ROOT_AT}")
+    with pytest.raises(CustomiseError, match="/big has 16777217 bytes"):
+        root_of(image).read("/big")
+
+
 def test_a_source_that_is_gone_is_named(tmp_path: Path) -> None:
     image = trixie_image(tmp_path / "card.img")
     gone = tmp_path / "gone"

@@ -176,7 +176,7 @@ def test_help_ends_with_an_example(command: str) -> None:
 def put_boot(image: Path, name: str, data: bytes) -> None:
     source = image.with_suffix(".put")
     source.write_bytes(data)
-    tool("mcopy", "-o", "-D", "s", "-i", f"{image}@@{BOOT_AT}", source, f"::/{name}")
+    tool("mcopy", "-o", "-i", f"{image}@@{BOOT_AT}", source, f"::/{name}")
 
 
 def test_the_log_of_a_boot_is_shown_once_and_cleaned(
@@ -245,6 +245,11 @@ def test_a_blank_image_and_a_broken_seed_are_said_to_be_so(
     put_boot(image, "custom.toml", b"a = \n")
     settings = inspect_card(image).settings
     assert settings["user-data"] == settings["custom.toml"] == "cannot be parsed: the image will ignore it"
+    bomb = "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n"
+    put_boot(image, "user-data", bomb.encode())
+    put_boot(image, "cmdline.txt", b"quiet \x1b[31m\n")
+    assert "references" in inspect_card(image).settings["user-data"]
+    assert inspect_card(image).settings["cmdline.txt"] == "quiet [31m"
     monkeypatch.setattr("provisioning.customise.inspect.have_tool", lambda _name: False)
     assert "e2fsprogs" in inspect_card(image).notes[0]
     bare = make_image(tmp_path / "bare.img", {"cmdline.txt": b"quiet\n"}, None)
