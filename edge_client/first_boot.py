@@ -1,7 +1,7 @@
 """``bramble-edge`` for what comes before the agent: its commands without what the others load.
 
-Importing numpy and the rest takes seconds on the smallest boards, and enrolling needs none of it. The launcher
-comes here for these commands, and to `edge_client.cli` for all.
+Importing numpy and the rest takes seconds on the smallest boards, and enrolling needs none of it. The
+launcher comes here for these commands, and to `edge_client.cli` for all.
 """
 
 from __future__ import annotations

@@ -30,6 +30,12 @@ from tests.provisioning.install_cases import TOKEN, bundle, card, issued, wheelh
 STATE = "var/lib/private/bramble/identity"
 
 
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sync waits for everybody's writes, and no power cut comes here."""
+    monkeypatch.setattr("os.sync", lambda: None)
+
+
 def tree(root: Path) -> dict[str, tuple[str, int]]:
     """Every file and link below a folder: content and mode."""
     return {

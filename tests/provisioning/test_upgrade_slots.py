@@ -20,6 +20,12 @@ from tests.provisioning.install_cases import CLIENT, wheelhouse
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sync waits for everybody's writes, and no power cut comes here."""
+    monkeypatch.setattr("os.sync", lambda: None)
+
+
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
     folder = tmp_path / "state"
