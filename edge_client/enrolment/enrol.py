@@ -48,7 +48,7 @@ def enrol(config: EdgeConfig, *, again: bool = False, now: datetime | None = Non
     """See to it that this device has a good certificate.
 
     Args:
-        config: with an ``[enrolment]`` section, and the identity's files in ``[broker]``.
+        config: with the identity's files in ``[broker]``, and ``[enrolment]`` where there is something to do.
         again: use the token although there is a certificate, as after a revocation that was taken back.
         now: this machine's time, for tests.
 
@@ -57,14 +57,14 @@ def enrol(config: EdgeConfig, *, again: bool = False, now: datetime | None = Non
         EnrolmentError: refused, or the settings cannot work.
     """
     identity = DeviceIdentity.of(config)
-    client = EnrolmentClient(config)
     with identity.locked():
         standing = "none" if again else identity.standing(now)
-        if standing == "due":
-            return _renew_or_go_on(config, identity, client)
-        if standing == "good":
+        if standing == "good" or (standing == "due" and config.enrolment is None):
             _forget_token(config)
             return _outcome(identity, "already")
+        client = EnrolmentClient(config)
+        if standing == "due":
+            return _renew_or_go_on(config, identity, client)
         return _enrol_with_token(config, identity, client)
 
 
@@ -109,10 +109,8 @@ def report_step(config: EdgeConfig, step: Step, state: State, detail: str = "") 
 
 
 def _renew(identity: DeviceIdentity, client: EnrolmentClient) -> bool:
-    request = identity.request_file
-    csr = request.read_text("ascii") if request.exists() else identity.request()
     before = identity.certificate_file.read_bytes()
-    pem = client.renew(RenewRequest(csr))
+    pem = client.renew(RenewRequest(identity.request()))
     if pem.encode("ascii") == before:
         return False
     identity.store(pem)

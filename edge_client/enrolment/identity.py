@@ -4,7 +4,6 @@
 
     <key_file>          0600, born with this mode; never leaves the device, never replaced
     <certificate_file>  replaced whole, and only by one that fits the key, the name and the authority
-    <certificate_file>.csr  the request, kept so that renewing needs nothing but the standard library
 """
 
 from __future__ import annotations
@@ -49,10 +48,6 @@ class DeviceIdentity:
             raise EnrolmentError("enrolment needs ca_file, certificate_file and key_file in [broker]")
         return cls(config.name, Path(broker.key_file), Path(broker.certificate_file), Path(broker.ca_file))
 
-    @property
-    def request_file(self) -> Path:
-        return self.certificate_file.with_name(f"{self.certificate_file.name}.csr")
-
     @contextmanager
     def locked(self) -> Iterator[None]:
         """One process at a time makes a key or stores a certificate."""
@@ -82,9 +77,7 @@ class DeviceIdentity:
         """The request for a certificate, PEM. The key is made if there is none; one that is there stays."""
         if not self.key_file.exists():
             write_atomically(self.key_file, private_pem(new_key()))
-        request = signing_request(self._key(), self.name)
-        write_atomically(self.request_file, request, mode=0o644)
-        return request.decode("ascii")
+        return signing_request(self._key(), self.name).decode("ascii")
 
     def store(self, pem: str) -> None:
         """Keep a new certificate; `EnrolmentError` for one that is not this device's."""

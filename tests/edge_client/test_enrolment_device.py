@@ -222,6 +222,9 @@ def test_a_certificate_made_beforehand_is_renewed(fleet: Fleet) -> None:
     """A fleet that was prepared offline and has an enrolment service later."""
     ensure_identity(fleet.authority, fleet.folder / "pi-1", "pi-1")
     device = without_token(fleet.device("pi-1"))
+    for days in (0, 800):  # offline, it is enrolled all the same, also when a renewal would be due
+        assert enrol(replace(device, enrolment=None), now=turned(fleet, days)).what == "already"
+    turned(fleet, 0)
     assert enrol(device).what == "already"
     turned(fleet, 600)
     assert renew(device) is True
