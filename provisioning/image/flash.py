@@ -112,7 +112,7 @@ class _Run:
             try:
                 pieces = read_image(image, file, limit=limit)
                 content, failed = write_body(pieces, good, partial(self.on_progress, "writing"))
-            except ImageError as exc:  # whatever has been written is not the image
+            except (ImageError, OSError) as exc:  # whatever has been written is not the image
                 content, failed = NOTHING, dict.fromkeys(good, exc)
             for target, error in failed.items():
                 self.outcomes[target].reason = _reason(error)

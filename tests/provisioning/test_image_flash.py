@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from provisioning.image import flash as flash_module
 from provisioning.image.errors import FlashError, VerifyError
 from provisioning.image.flash import Outcome, flash
+from provisioning.image.hashed_file import HashedFile
 from provisioning.image.plan import Destination
 from provisioning.image.target import CHUNK, HELD_BACK, Target, open_target
 from provisioning.image.verify import check_body, check_head
@@ -139,6 +140,16 @@ def test_a_bad_image_leaves_nothing_that_looks_finished(
     assert [(outcome.state, outcome.verified) for outcome in outcomes] == [("unfinished", False)] * 2
     assert all(outcome.reason and "os.img" in outcome.reason for outcome in outcomes)
     assert looks_unfinished(folder / "a.img") and looks_unfinished(folder / "b.img")
+
+
+def test_an_image_that_cannot_be_read_any_more(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_file: HashedFile, _size: int) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    plan = make_plan(write_image(folder, image_bytes()), folder / "card.img")
+    monkeypatch.setattr(HashedFile, "read", fail)
+    outcome = only(flash(plan))
+    assert outcome.state == "unfinished" and "Input/output" in outcome.reason
 
 
 # ---- interruptions ----
