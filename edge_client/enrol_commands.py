@@ -46,7 +46,7 @@ def add_report_step(commands: Commands) -> None:
         "bramble-edge report-step install ok --config /etc/bramble/edge.toml",
         json=None,
     )
-    parser.add_argument("step", choices=get_args(Step))
+    parser.add_argument("step", choices=[step for step in get_args(Step) if step != "flash"])
     parser.add_argument("state", choices=get_args(State))
     parser.add_argument("--detail", default="", help="what a person should know, one line")
     add_config(parser)

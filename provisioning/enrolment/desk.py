@@ -32,6 +32,7 @@ from provisioning.pki.requests import checked_public_key
 log = logging.getLogger(__name__)
 
 DEVICE_DAYS = 365  # renewed with a third of it left: a device may lie in a drawer for four months
+OURS = ("flash", "joined")  # steps that a device may not claim: `watch` says what was seen
 NEW_TOKEN = "make a new one with: bramble-provision token issue"  # noqa: S105 - what a person is to do
 
 
@@ -86,6 +87,8 @@ class EnrolmentDesk:
     def report(self, report: StepReport, *, token: str | None = None, presented: bytes | None = None) -> None:
         """Keep a step of a device, which proves itself by an unused token or by its certificate (DER)."""
         now = self._clock()
+        if report.step in OURS:
+            raise RefusedError(403, f"{report.step} is for the workstation to say")
         if presented is not None:
             name = _member(self._authority.ledger(), x509.load_der_x509_certificate(presented), now).name
             if name != report.name:

@@ -280,6 +280,9 @@ def test_reports_need_an_unused_token_or_the_devices_own_certificate(
     desk.report(step, token=token)
     refused(401, lambda: desk.report(step, token=other))
     refused(401, lambda: desk.report(step))
+    for pretence in (StepReport("pi-1", "joined", "ok"), StepReport("pi-1", "flash", "ok")):
+        with pytest.raises(RefusedError, match="for the workstation to say"):
+            desk.report(pretence, token=token)
     pem = desk.enrol(request(), token)
     refused(409, lambda: desk.report(step, token=token))
     desk.report(StepReport("pi-1", "service", "ok"), presented=der(pem))
