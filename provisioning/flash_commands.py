@@ -17,6 +17,7 @@ from provisioning.customise.apply import new_instance_id, personalise
 from provisioning.customise.errors import CustomiseError
 from provisioning.customise.layout import layout_of
 from provisioning.customise.readback import check_written
+from provisioning.enrolment.progress import note_flashed
 from provisioning.image.errors import FlashError, RefusedError
 from provisioning.image.flash import Outcome, Personalise, Recheck, flash
 from provisioning.image.plan import Destination, FlashPlan, plan_flash, plan_plain, plan_text
@@ -24,6 +25,7 @@ from provisioning.image.progress import transfer_bar
 from provisioning.image.register import known_cards, note_outcomes, note_start, read_register
 from provisioning.image.sources import open_image
 from provisioning.image.target import HELD_BACK
+from provisioning.pki.authority import FleetCA
 
 
 def add_flash(commands: Commands) -> None:
@@ -91,6 +93,8 @@ def run_flash(arguments: argparse.Namespace) -> int:
         raise
     if arguments.register:
         note_outcomes(arguments.register, plan, outcomes)
+    if arguments.ca:
+        _tell_the_fleet(arguments.ca, outcomes)
     _print(arguments, plan, outcomes)
     return 0 if all(outcome.state == "done" for outcome in outcomes) else 1
 
@@ -112,6 +116,14 @@ def _has_cards(arguments: argparse.Namespace) -> bool:
 
 def _jobs(arguments: argparse.Namespace, *, dry_run: bool) -> list[CardJob]:
     return card_jobs(arguments, dry_run=dry_run) if _has_cards(arguments) else []
+
+
+def _tell_the_fleet(folder: Path, outcomes: Sequence[Outcome]) -> None:
+    """For `bramble-provision watch`: these cards are on their way."""
+    authority = FleetCA.open(folder)
+    for outcome in outcomes:
+        if outcome.personalised and outcome.state == "done":
+            note_flashed(authority, outcome.destination.name)
 
 
 def _personaliser(jobs: Sequence[CardJob]) -> Personalise:

@@ -17,7 +17,9 @@ import pytest
 from provisioning import flash_commands
 from provisioning.cli import main
 from provisioning.customise.fat import BootPartition
+from provisioning.enrolment.progress import fleet_progress
 from provisioning.image.register import read_register
+from provisioning.pki.authority import FleetCA
 from tests.provisioning import card_images
 from tests.provisioning.card_images import BOOT_AT, check_file_systems, needs_tools
 from tests.provisioning.flashing import flip, folder, image_bytes, looks_unfinished
@@ -189,6 +191,23 @@ def test_two_cards_each_with_its_own_identity(
     ]  # fmt: skip
     text = json.dumps(document) + register.read_text(encoding="utf-8")
     assert TOKEN not in text and PASSPHRASE not in text
+
+
+@pytest.mark.parametrize("_tools", [pytest.param(None, marks=needs_tools)])
+def test_the_fleet_hears_of_a_finished_card(
+    _tools: None, on_cards: tuple[str, ...], cards: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the authority at hand a token is made for the card, and `watch` shows it as flashed."""
+    authority = cards / "authority"
+    assert main(["ca", "init", "--fleet", "ward", "--ca", str(authority)]) == 0
+    settings = (cards / "cards.toml").read_text(encoding="utf-8")
+    (cards / "cards.toml").write_text(settings.replace('token_file = "token"\n', ""), encoding="utf-8")
+    arguments = (*on_cards, "--ca", authority, "--name", "pi-2", "--device", cards / "a.img")
+    told(capsys, *arguments, "--dry-run")
+    assert fleet_progress(FleetCA.open(authority)) == ()  # no token for a plan
+    assert told(capsys, *arguments)["results"][0]["state"] == "done"
+    (device,) = fleet_progress(FleetCA.open(authority))
+    assert (device.name, device.stage) == ("pi-2", "flashed")
 
 
 @pytest.mark.parametrize("_tools", [pytest.param(None, marks=needs_tools)])
