@@ -142,9 +142,7 @@ def check_file_systems(path: Path) -> None:
             file.truncate(size)
             for at in range(0, size, CHUNK):
                 image.seek(start + at)
-                if (data := image.read(CHUNK)).strip(
-                    b"\0"
-                ):  # holes stay holes: half the test was writing zeros
+                if (data := image.read(CHUNK)).strip(b"\0"):  # holes stay holes
                     file.seek(at)
                     file.write(data)
         tool(*command, part)
