@@ -38,6 +38,7 @@ SERVER = [
     "tensorflow>=2.19,<2.22",
     "tensorflow-model-optimization>=0.8,<0.9",
     "tomli-w>=1",
+    "tomlkit>=0.13",
     "tf-keras>=2.19,<2.22",
     "xxhash>=3.4",
     "zstandard>=0.23",

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from broker_server.broker.factory import OPTIONS
-from broker_server.config import BrokerConfig, ModelConfig, RoundsConfig, ServerConfig, load_config
+from broker_server.config import load_config
 from broker_server.hand_commands import add_aggregate, add_evaluate
+from broker_server.init_commands import add_init, show_plan
 from broker_server.look_commands import add_look
 from broker_server.models_commands import add_models
 from broker_server.report.console import open_console
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         EXAMPLES,
     )
     _add_demo(commands)
-    _add_init(commands)
+    add_init(commands)
     _add_run(commands)
     add_aggregate(commands)
     add_evaluate(commands)
@@ -99,33 +100,6 @@ def _add_demo(commands: Commands) -> None:
     _add_verbose(demo)
 
 
-def _add_init(commands: Commands) -> None:
-    init = command(
-        commands,
-        "init",
-        _init,
-        "make a fleet's directory: signing key, certificate authority, settings",
-        "bramble-server init ward --fleet ward --model small_cnn",
-        json=None,
-    )
-    init.add_argument("directory", type=Path, help="folder to make")
-    init.add_argument("--fleet", help="the fleet's name (default: the folder's)")
-    init.add_argument("--model", default="small_cnn", help="a model of the zoo or module:function")
-    init.add_argument("--kind", choices=("image", "table"), default="image", help="of the devices' data")
-    init.add_argument("--rounds", type=count, default=15, help="training rounds (default: %(default)s)")
-    init.add_argument("--devices", type=count, default=2, help="to wait for before the first round")
-    init.add_argument("--broker", default="auto", help=f"{OPTIONS} (default: %(default)s)")
-    init.add_argument("--host", default="127.0.0.1", help="address to listen on (0.0.0.0: the network)")
-    init.add_argument(
-        "--name",
-        action="append",
-        default=[],
-        dest="names",
-        help="a name or address under which devices know this machine; may be repeated",
-    )
-    init.add_argument("--port", type=int, default=8883, help="of the broker (default: %(default)s)")
-
-
 def _add_run(commands: Commands) -> None:
     run = command(
         commands,
@@ -138,6 +112,7 @@ def _add_run(commands: Commands) -> None:
     run.add_argument(
         "--config", type=Path, default=Path("server.toml"), help="settings file (default: %(default)s)"
     )
+    run.add_argument("--dry-run", action="store_true", help="start nothing: print the first round's plan")
     _add_verbose(run)
 
 
@@ -172,30 +147,10 @@ def _demo(arguments: argparse.Namespace) -> int:
     return 130 if stop.is_set() else 0
 
 
-def _init(arguments: argparse.Namespace) -> int:
-    from broker_server.fleet import create_fleet
-    from provisioning.pki.signing import load_signing_key
-
-    config = ServerConfig(
-        fleet=arguments.fleet or arguments.directory.resolve().name,
-        broker=BrokerConfig(
-            kind=arguments.broker, port=arguments.port, host=arguments.host, names=tuple(arguments.names)
-        ),
-        model=ModelConfig(name=arguments.model, kind=arguments.kind),
-        rounds=RoundsConfig(
-            rounds=arguments.rounds, quorum=min(2, arguments.devices), wait_for=arguments.devices
-        ),
-    )
-    settings = create_fleet(arguments.directory, config)
-    key = load_signing_key(arguments.directory / config.keys).public_hex
-    print(f"made fleet {config.fleet}: {settings}")
-    print(f"server_key for the devices' edge.toml: {key}")
-    print(f"next: bramble-server run --config {settings}")
-    return 0
-
-
 def _run(arguments: argparse.Namespace) -> int:
     _log(arguments)
+    if arguments.dry_run:
+        return show_plan(load_config(arguments.config), as_json=arguments.json)
     from broker_server.enrolment import fleet_enrolment
     from broker_server.fleet import fleet_broker
     from broker_server.results import RunFacts, build_report

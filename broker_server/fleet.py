@@ -20,6 +20,7 @@ from broker_server.broker.base import Broker
 from broker_server.broker.external import Credentials
 from broker_server.broker.factory import open_broker
 from broker_server.config import ServerConfig
+from broker_server.settings_text import settings_text
 from compression.records import to_plain
 from edge_client.config import ConfigError, DataConfig, EdgeConfig
 from edge_client.files import write_atomically
@@ -40,7 +41,7 @@ def create_fleet(directory: Path, config: ServerConfig) -> Path:
         raise ConfigError(f"{settings} exists; a fleet is never overwritten: choose another directory")
     FleetCA.create(directory / config.pki, config.fleet)
     create_signing_key(directory / config.keys)
-    write_settings(settings, config)
+    write_atomically(settings, settings_text(config).encode())
     return settings
 
 
