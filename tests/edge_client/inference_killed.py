@@ -12,11 +12,15 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from edge_client import releases
+from edge_client.inference.gate import GateVerdict
 from edge_client.inference.slots import ModelSlots
 from tests.edge_client.inference_cases import SPEC
+from tests.edge_client.switch_process import installer, patched_release
 
 STEPS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree")
 NEW_MODEL = b"the third model" * 1000
@@ -32,7 +36,20 @@ def roll_back(slots: ModelSlots) -> None:
     slots.rollback()
 
 
-OPERATIONS: dict[str, Callable[[ModelSlots], None]] = {"install": install, "roll_back": roll_back}
+def agent_installs(directory: Path) -> None:
+    """All that an agent does with a release it can get as a patch; the gate says yes without a runtime."""
+    state, patient = installer(directory)
+    release = patched_release(directory)
+    report = patient.install(release, b"signed 2")
+    state.remember(replace(state.memory, release=release.order, release_report=report))
+    patient.forget(release)
+
+
+OPERATIONS: dict[str, Callable[[Path], None]] = {
+    "install": lambda directory: install(ModelSlots(directory)),
+    "roll_back": lambda directory: roll_back(ModelSlots(directory)),
+    "agent_installs": agent_installs,
+}
 
 
 def die_before(step: int) -> None:
@@ -46,13 +63,13 @@ def die_before(step: int) -> None:
             if not left:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    sync = os.fsync
+    sync: Any = os.fsync
 
-    def counted_sync(descriptor: int) -> None:
+    def counted_sync(descriptor: Any) -> None:
         count("open")
         sync(descriptor)
 
-    os.fsync = counted_sync
+    setattr(os, "fsync", counted_sync)  # noqa: B010
     sys.addaudithook(count)
 
 
@@ -65,7 +82,7 @@ def main(root: Path, operation: str) -> None:
         child = os.fork()
         if not child:
             die_before(number)
-            OPERATIONS[operation](ModelSlots(root / str(number)))
+            OPERATIONS[operation](root / str(number))
             os._exit(0)
         _, status = os.waitpid(child, 0)
         if status == 0:
@@ -76,4 +93,5 @@ def main(root: Path, operation: str) -> None:
 
 
 if __name__ == "__main__":
+    setattr(releases, "run_gate", lambda *_, **__: GateVerdict(True, "good"))  # noqa: B010
     main(Path(sys.argv[1]), sys.argv[2])
