@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from broker_server.baselines import BaselineResult
 from broker_server.config import ServerConfig
-from broker_server.records import RoundRecord
+from broker_server.records import FineTuning, RoundRecord
 from broker_server.report.environment import current_environment
 from broker_server.report.schema import (
     SIMULATED_NOTE,
@@ -28,9 +28,10 @@ from broker_server.report.schema import (
 )
 from broker_server.report.words import size
 from broker_server.rollout.figures import FIGURES, ReleaseFigures
-from broker_server.stages import Stages
+from broker_server.stages import FINE_TUNING, Stages
 from compression.records import Record, loads, to_plain
 from edge_client.health import architecture
+from edge_client.wire.evaluation import EvaluationSums
 from edge_client.wire.messages import Hello, ReleaseReport
 
 CENTRALISED = "centralised"
@@ -51,6 +52,9 @@ def round_figures(record: RoundRecord) -> RoundFigures:
         federated_accuracy=record.federated.accuracy if record.federated else None,
         clients=tuple(record.clients),
         dropped=dict(record.dropped),
+        released=record.released,
+        chosen=record.selection.chosen if record.selection else {},
+        passed=record.selection.passed if record.selection else {},
         bytes_up=sum(client.bytes_up for client in record.clients.values()),
         bytes_down=sum(client.bytes_down for client in record.clients.values()) + record.dropped_bytes_down,
         seconds=record.seconds,
@@ -58,7 +62,11 @@ def round_figures(record: RoundRecord) -> RoundFigures:
 
 
 def client_figures(
-    name: str, hello: Hello, rounds: Sequence[RoundRecord], report: ReleaseReport | None
+    name: str,
+    hello: Hello,
+    rounds: Sequence[RoundRecord],
+    report: ReleaseReport | None,
+    tuning: FineTuning | None = None,
 ) -> ClientFigures:
     """One device for the report."""
     parts = [record.clients[name] for record in rounds if name in record.clients]
@@ -83,7 +91,13 @@ def client_figures(
         int8_latency_ms=LatencyFigures(report.latency_p50_ms, report.latency_p99_ms)
         if report
         else LatencyFigures(),
+        fleet_accuracy=_accuracy(tuning.before.get(name)) if tuning else None,
+        tuned_accuracy=_accuracy(tuning.after.get(name)) if tuning else None,
     )
+
+
+def _accuracy(sums: EvaluationSums | None) -> float | None:
+    return sums.accuracy if sums else None
 
 
 def _gate(report: ReleaseReport | None) -> GateFigures:
@@ -131,6 +145,8 @@ def build_report(
     reports = ledger.release_reports(release.version) if release else {}
     hellos = ledger.devices()
     final = records[-1].evaluation if records else None
+    told = ledger.fact(FINE_TUNING)
+    tuning = loads(FineTuning, told.encode(), max_bytes=1 << 26) if told else None
     return RunReport(
         dataset=facts.dataset,
         devices=len(hellos),
@@ -151,7 +167,7 @@ def build_report(
         local_only=LocalOnlyFigures.of({name: result.sums for name, result in comparison.local.items()}),
         bytes=_traffic(stages, rounds),
         clients=tuple(
-            client_figures(name, hello, records, reports.get(name)) for name, hello in hellos.items()
+            client_figures(name, hello, records, reports.get(name), tuning) for name, hello in hellos.items()
         ),
         incidents=tuple(
             Incident(max(0.0, entry.at - facts.started), entry.who, entry.what, entry.remedy)

@@ -41,6 +41,8 @@ class RoundFigures(Record):
             counts; devices evaluate what the next round brings them, so it is the last figure to come.
         clients: whose updates were counted.
         dropped: who was asked and not counted, and why.
+        released: who was still at work when there were enough results.
+        chosen, passed: who was asked and who was not, and why; empty where everyone is asked.
         bytes_up, bytes_down: of all devices together in this round.
     """
 
@@ -51,6 +53,9 @@ class RoundFigures(Record):
     federated_accuracy: Share | None = None
     clients: tuple[DeviceName, ...] = ()
     dropped: Mapping[DeviceName, Sentence] = field(default_factory=dict)
+    released: tuple[DeviceName, ...] = ()
+    chosen: Mapping[DeviceName, Sentence] = field(default_factory=dict)
+    passed: Mapping[DeviceName, Sentence] = field(default_factory=dict)
     bytes_up: Count | None = None
     bytes_down: Count | None = None
     seconds: Amount | None = None
@@ -174,7 +179,7 @@ class ByteFigures(Record):
         up = _total([r.bytes_up for r in rounds])
         down = _total([r.bytes_down for r in rounds])
         up_mean = _per(up, sum(len(r.clients) for r in rounds))
-        down_mean = _per(down, sum(len(r.clients) + len(r.dropped) for r in rounds))
+        down_mean = _per(down, sum(len(r.clients) + len(r.dropped) + len(r.released) for r in rounds))
         return cls(
             float32_per_client_round=float32_bytes,
             up_per_client_round=up_mean,
@@ -239,6 +244,8 @@ class ClientFigures(Record):
     model_version: Count | None = None
     gate: GateFigures = GateFigures()
     int8_latency_ms: LatencyFigures = LatencyFigures()
+    fleet_accuracy: Share | None = None  # on its validation examples, before local fine-tuning ...
+    tuned_accuracy: Share | None = None  # ... and after it
 
     @property
     def training_examples(self) -> int:

@@ -7,7 +7,7 @@ without, say, an AUC does not fill a terminal with "not measured".
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -74,12 +74,21 @@ _ROUNDS: tuple[Column[RoundFigures], ...] = (
     Column("Time", lambda r: words.seconds(r.seconds)),
     Column(
         "Not counted",
-        lambda r: "; ".join(f"{name}: {reason}" for name, reason in r.dropped.items()) or "-",
+        lambda r: _reasons(r.dropped),
         numeric=False,
         brief=False,
     ),
 )
+_SELECTION: tuple[Column[RoundFigures], ...] = (
+    Column("Asked because", lambda r: _reasons(r.chosen), numeric=False, brief=False),
+    Column("Not asked because", lambda r: _reasons(r.passed), numeric=False, brief=False),
+    Column("Not needed", lambda r: ", ".join(r.released) or "-", numeric=False, brief=False),
+)
 _ON_DEVICES = "On devices: accuracy on their own validation examples, of the round's new weights."
+
+
+def _reasons(reasons: Mapping[str, str]) -> str:
+    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "-"
 
 
 def rounds_grid(report: RunReport, *, most: int | None = None) -> Grid:
@@ -89,7 +98,7 @@ def rounds_grid(report: RunReport, *, most: int | None = None) -> Grid:
     cut = f"{words.plural(left_out, 'round')} between these not shown. " if left_out else ""
     return _grid(
         "Every round" if most is None else "Rounds",
-        _ROUNDS,
+        _ROUNDS + (_SELECTION if any(r.chosen for r in report.rounds) else ()),
         shown,
         brief=most is not None,
         note=cut + _ON_DEVICES,
@@ -112,15 +121,26 @@ _DEVICES: tuple[Column[ClientFigures], ...] = (
 )
 
 
+_TUNED: tuple[Column[ClientFigures], ...] = (
+    Column("Fleet's model", lambda c: words.share(c.fleet_accuracy)),
+    Column("Own model", lambda c: words.share(c.tuned_accuracy)),
+)
+_OWN_MODEL = (
+    "Fleet's model and own model: accuracy on the device's own validation examples, before and after it "
+    "trained on alone."
+)
+
+
 def clients_grid(report: RunReport, *, most: int | None = None) -> Grid:
     """One row a device; with `most` the columns of a terminal and at most so many rows."""
     shown = report.clients[:most]
+    tuned = any(client.tuned_accuracy is not None for client in report.clients)
     return _grid(
         "Data, traffic and memory of the devices",
-        _DEVICES,
+        _DEVICES + (_TUNED if tuned else ()),
         shown,
         brief=most is not None,
-        note=_cut(report, shown),
+        note=" ".join(filter(None, [_cut(report, shown), _OWN_MODEL if tuned else ""])),
     )
 
 
