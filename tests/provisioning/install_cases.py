@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from edge_client.config import DataConfig
 from provisioning.bundle.payload import bundle_files, write_bundle
 from provisioning.card import Card, Endpoint, EnrolmentToken, FleetAccess, IssuedCertificate, Secret
 from provisioning.pki.authority import FleetCA
-from provisioning.wheelhouse.make import Wheelhouse, make_wheelhouse
+from provisioning.wheelhouse.lock import LOCK_FILE
+from provisioning.wheelhouse.make import Wheelhouse, make_wheelhouse, open_wheelhouse
 from provisioning.wheelhouse.targets import System
 from tests.provisioning.wheels import bramble_wheel, index
 
@@ -50,10 +52,13 @@ def issued(tmp_path: Path) -> IssuedCertificate:
 
 
 def wheelhouse(tmp_path: Path, version: str = "1.0", build: int = 1000, code: str = CLIENT) -> Wheelhouse:
-    """A wheelhouse for this machine's Python, under the name of a target."""
+    """A wheelhouse for this machine's Python, under a target's name; equal ones are made once."""
     code = code.replace("VERSION", repr(version))
-    wheel = bramble_wheel(tmp_path / f"own-{version}", version=version, code=code)
-    folder = tmp_path / f"wheelhouse-{version}"
+    name = hashlib.sha256(f"{version} {build} {code}".encode()).hexdigest()[:16]
+    folder = tmp_path.parent / f"wheelhouse-{name}"
+    if (folder / LOCK_FILE).exists():
+        return open_wheelhouse(folder)
+    wheel = bramble_wheel(folder / "own", version=version, code=code)
     return make_wheelhouse(HERE, folder, bramble_wheel=wheel, fetch=index(tmp_path), now=build)
 
 
