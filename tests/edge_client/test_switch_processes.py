@@ -63,16 +63,14 @@ class Device:
         self._newest = max(self._newest, message.order)
         self._frame.write_bytes(encode(message, topic=TOPIC, signer=signer or self.signer))
         limit = [] if largest is None else [str(largest)]
-        command = [
-            sys.executable,
-            SCRIPTS / "switch_process.py",
-            self.state,
-            self._frame,
-            self._served,
-            *limit,
-        ]
+        paths = [str(SCRIPTS / "switch_process.py"), str(self.state), str(self._frame), str(self._served)]
         ran = subprocess.run(
-            command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False
+            [sys.executable, *paths, *limit],
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
         assert ran.returncode in (0, 1), ran.stderr
         return ran.stdout.splitlines()[-1]
