@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from broker_server.models import MODELS, build_model
+from broker_server.models import build_model, find_entry
 from compression.commands import input_of
 from compression.models.errors import RecipeError
 from compression.models.training import Examples, Report, fit, one_hot, silent
@@ -74,9 +74,10 @@ def input_shape(reference: str, given: Sequence[int] | None) -> tuple[int, ...] 
     """What the model takes: as given, as the file says, or as the zoo has it; None for the usual."""
     if reference.endswith(SAVED_SUFFIXES):
         return tuple(int(extent) for extent in load_saved(Path(reference)).input_shape[1:])
-    if given is None and reference in MODELS:
-        return MODELS[reference].default_input
-    return None if given is None else tuple(given)
+    if given is not None:
+        return tuple(given)
+    entry = find_entry(reference)
+    return None if entry is None else entry.default_input
 
 
 def trained_model(
@@ -115,20 +116,26 @@ def _built(reference: str, data: RecipeData) -> Any:
 
 
 def _train(model: Any, data: RecipeData, epochs: int, report: Report) -> None:
-    from compression.models.network import with_logits  # noqa: PLC0415 - after TensorFlow
+    from broker_server.models.transfer import is_transfer, parts  # noqa: PLC0415 - after TensorFlow
+    from compression.models.network import with_logits  # noqa: PLC0415
 
-    network = with_logits(model)
+    inputs, trained = data.train.inputs, model
+    if is_transfer(model):  # the frozen part says the same in every epoch
+        extractor, trained = parts(model)
+        report("running the backbone", 0.0)
+        inputs = extractor.predict(inputs, batch_size=32, verbose=0)
+    network = with_logits(trained)
     targets = one_hot(data.train.labels, int(model.output_shape[-1]))
     fit(
         network,
-        data.train.inputs,
+        inputs,
         targets,
         epochs=epochs,
         learning_rate=LEARNING_RATE,
         what="training the float32 model",
         report=report,
     )
-    for layer in model.layers:
+    for layer in trained.layers:
         layer.set_weights(network.get_layer(layer.name).get_weights())
 
 

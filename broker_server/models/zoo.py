@@ -9,16 +9,13 @@ import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from compression.errors import BrambleError
+from broker_server.models.errors import ModelError
 
 Build = Callable[[Sequence[int], int], Any]  # (input shape, number of classes) -> tf_keras.Model
-
-
-class ModelError(BrambleError, ValueError):
-    """No such model, or one that does not fit the data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +67,45 @@ _ENTRIES = (
 MODELS: Mapping[str, ModelEntry] = {entry.name: entry for entry in _ENTRIES}
 
 
+def _transfer_model(reference: str, input_shape: Sequence[int], classes: int) -> Any:
+    module = importlib.import_module("broker_server.models.transfer")
+    name, _, weights = reference.partition("@")
+    return module.transfer_model(name, weights or "imagenet", input_shape, classes)
+
+
+def _transfer(name: str, summary: str, extent: int) -> ModelEntry:
+    shape = (extent, extent, 3)
+    return ModelEntry(
+        name, f"{summary}, frozen; dropout, dense 32", "image", shape, partial(_transfer_model, name)
+    )
+
+
+# Heads on a network that others trained: NAME takes Keras' download, NAME@FILE a file, NAME@random nothing.
+TRANSFER: Mapping[str, ModelEntry] = {
+    entry.name: entry
+    for entry in (
+        _transfer("efficientnet_v2s", "EfficientNetV2-S", 100),
+        _transfer("efficientnet_b0", "EfficientNet-B0", 96),
+        _transfer("mobilenet_v2", "MobileNetV2", 96),
+        _transfer("resnet50", "ResNet-50", 96),
+        _transfer("vgg16", "VGG-16", 96),
+    )
+}
+
+
+def find_entry(reference: str) -> ModelEntry | None:
+    """The zoo's entry for a name, weights after an @ left aside; None for anything else."""
+    name = reference.partition("@")[0]
+    return TRANSFER.get(name) or MODELS.get(reference)
+
+
 def build_model(reference: str, input_shape: Sequence[int], classes: int) -> Any:
     """Build a `tf_keras` model.
 
     Args:
-        reference: a name from `MODELS`, or ``module:function`` where the function takes (input shape,
-            number of classes); the module is looked for on the path and in the working directory.
+        reference: a name from `MODELS`; one from `TRANSFER`, with the backbone's weights after an ``@``;
+            or ``module:function`` where the function takes (input shape, number of classes); the module
+            is looked for on the path and in the working directory.
         input_shape: shape of one example.
         classes: how many; two make one output.
 
@@ -83,9 +113,11 @@ def build_model(reference: str, input_shape: Sequence[int], classes: int) -> Any
         ModelError: there is no such model, or it cannot be built for this input.
     """
     shape = tuple(int(extent) for extent in input_shape)
-    build = _user_function(reference) if ":" in reference else _zoo_function(reference, shape)
+    build = _function(reference, shape)
     try:
         model = build(shape, classes)
+    except ModelError:
+        raise
     except (ValueError, TypeError) as exc:
         reason = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
         raise ModelError(f"model {reference!r} cannot be built for input {shape}: {reason}") from exc
@@ -94,9 +126,16 @@ def build_model(reference: str, input_shape: Sequence[int], classes: int) -> Any
     return model
 
 
+def _function(reference: str, shape: tuple[int, ...]) -> Build:
+    if reference.partition("@")[0] in TRANSFER:
+        return partial(_transfer_model, reference)
+    return _user_function(reference) if ":" in reference else _zoo_function(reference, shape)
+
+
 def _zoo_function(name: str, shape: tuple[int, ...]) -> Build:
     if name not in MODELS:
-        raise ModelError(f"unknown model {name!r}: use one of {', '.join(MODELS)}, or module:function")
+        known = ", ".join((*MODELS, *TRANSFER))
+        raise ModelError(f"unknown model {name!r}: use one of {known}, or module:function")
     kind = "image" if len(shape) == 3 else "table"
     if MODELS[name].kind != kind:
         fitting = ", ".join(entry.name for entry in _ENTRIES if entry.kind == kind)

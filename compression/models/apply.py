@@ -66,7 +66,7 @@ def apply_recipe(
     network, skipped = with_logits(model), list[str]()
     if recipe.trains and examples is not None:
         tensorflow().keras.utils.set_random_seed(seed)  # of dropout and of the order of examples
-        network, skipped = _trained(flat(network), recipe, examples, report)
+        network, skipped = _trained(flat(network), recipe, examples, seed, report)
     if recipe.calibration == "federated":
         if ask_devices is None:
             raise RecipeError(f"recipe {recipe.name!r} needs the devices' ranges, and there is no fleet here")
@@ -83,13 +83,15 @@ def calibration_of(examples: Examples, seed: int) -> FloatArray:
     return examples.drawn(CALIBRATION_EXAMPLES, np.random.default_rng(seed)).inputs
 
 
-def _trained(network: Any, recipe: Recipe, examples: Examples, report: Report) -> tuple[Any, list[str]]:
-    targets = _targets(network, recipe, examples)
+def _trained(
+    network: Any, recipe: Recipe, examples: Examples, seed: int, report: Report
+) -> tuple[Any, list[str]]:
+    inputs, targets = _lessons(network, recipe, examples, np.random.default_rng(seed))
     skipped: list[str] = []
 
     def fine_tune(model: Any, *, epochs: int, what: str, callbacks: Sequence[Any]) -> None:
         fit(
-            model, examples.inputs, targets, epochs=epochs, learning_rate=recipe.learning_rate,
+            model, inputs, targets, epochs=epochs, learning_rate=recipe.learning_rate,
             what=f"{recipe.name}: {what}", report=report, callbacks=callbacks,
         )  # fmt: skip
 
@@ -97,7 +99,7 @@ def _trained(network: Any, recipe: Recipe, examples: Examples, report: Report) -
         skipped.extend(f"{step}: {layer}" for layer in layers)
 
     if recipe.prune is not None:
-        network, layers = prune(network, recipe.prune, len(examples), fine_tune)
+        network, layers = prune(network, recipe.prune, len(inputs), fine_tune)
         left("prune", layers)
     if recipe.cluster is not None:
         network, layers = cluster(network, recipe.cluster, fine_tune, keep_zeros=recipe.prune is not None)
@@ -114,12 +116,19 @@ def _trained(network: Any, recipe: Recipe, examples: Examples, report: Report) -
     return network, skipped
 
 
-def _targets(network: Any, recipe: Recipe, examples: Examples) -> FloatArray:
+def _lessons(
+    network: Any, recipe: Recipe, examples: Examples, rng: np.random.Generator
+) -> tuple[FloatArray, FloatArray]:
+    """What the steps train on: inputs and targets, with mixtures where the network itself is the teacher."""
     labels = one_hot(examples.labels, int(network.output_shape[-1]))
     if not recipe.distil:
-        return labels
-    mixed: FloatArray = (1 - recipe.distil) * labels + recipe.distil * answers(network, examples.inputs)
-    return mixed.astype(np.float32)
+        return examples.inputs, labels
+    other = rng.permutation(len(examples))
+    share = rng.random((len(examples), *[1] * (examples.inputs.ndim - 1)), dtype=np.float32)
+    mixtures = share * examples.inputs + (1 - share) * examples.inputs[other]
+    taught = answers(network, examples.inputs)
+    targets = np.float32(1 - recipe.distil) * labels + np.float32(recipe.distil) * taught
+    return np.concatenate([examples.inputs, mixtures]), np.concatenate([targets, answers(network, mixtures)])
 
 
 def _exported(

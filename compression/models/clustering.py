@@ -48,6 +48,8 @@ def cluster(model: Any, clustering: Clustering, fit: Fit, *, keep_zeros: bool) -
 def reason_to_skip(layer: Any, clustering: Clustering) -> str | None:
     """Why a layer is not clustered; None if it is."""
     kind = type(layer).__name__
+    if not layer.trainable:
+        return "frozen"
     if kind not in PRUNED:
         return f"{kind} is not clustered" if kind in KERNELS else f"{kind} has no kernel"
     count = int(np.count_nonzero(kernel_of(layer).numpy()))

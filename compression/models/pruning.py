@@ -48,6 +48,8 @@ def prune(model: Any, pruning: Pruning, examples: int, fit: Fit) -> tuple[Any, t
 def reason_to_skip(layer: Any, pruning: Pruning) -> str | None:
     """Why a layer is not pruned; None if it is."""
     kind = type(layer).__name__
+    if not layer.trainable:
+        return "frozen"
     if kind not in PRUNED:
         return f"{kind} is not pruned" if kind in KERNELS else f"{kind} has no kernel"
     shape = tuple(int(extent) for extent in kernel_of(layer).shape)

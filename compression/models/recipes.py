@@ -82,8 +82,10 @@ class Recipe(Record):
         calibration: where the activation ranges come from: "pooled" examples, the devices' own reports
             ("federated"), or nowhere ("none"), and then int8 becomes dynamic-range.
         learning_rate: of all training, Adam.
-        distil: share of the unchanged model's answers in the targets, against the labels'
-            (Hinton et al., "Distilling the Knowledge in a Neural Network", 2015).
+        distil: share of the unchanged model's answers in the targets, against the labels' (Hinton et al.,
+            "Distilling the Knowledge in a Neural Network", 2015); above 0 as many mixtures of two examples
+            are trained on as examples, with its answers (Beyer et al., "A good teacher is patient and
+            consistent", 2022).
     """
 
     name: Annotated[str, Matches(r"[a-z0-9][a-z0-9_-]{0,63}")]
@@ -94,7 +96,7 @@ class Recipe(Record):
     aware: Aware | None = None
     ports: PortType = "float32"
     calibration: Literal["pooled", "federated", "none"] = "pooled"
-    learning_rate: Annotated[float, Between(1e-7, 1.0)] = 3e-4
+    learning_rate: Annotated[float, Between(1e-7, 1.0)] = 1e-3
     distil: Annotated[float, Between(0.0, 1.0)] = 1.0
 
     def __post_init__(self) -> None:
