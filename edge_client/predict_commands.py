@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 
 from compression.command_line import Commands, command, count, seconds, stop_on_signals
-from edge_client.config import ConfigError, EdgeConfig, load_config
+from edge_client.config import EdgeConfig, load_config
 from edge_client.data import DataError
 from edge_client.inference.camera import camera_command, take_picture
 from edge_client.inference.live import LiveModel
@@ -33,8 +33,6 @@ def add_predict(commands: Commands) -> None:
         _predict,
         f"answer for pictures or table rows with the released model; {NOT_CLINICAL}",
         "bramble-edge predict --config edge.toml scan.png more-scans/",
-        "rpicam-still -n -o - | bramble-edge predict --json -",
-        'bramble-edge predict --camera "rpicam-still -n -o {file}"',
         json="print one JSON object a line",
     )
     add_config(parser)
@@ -42,6 +40,7 @@ def add_predict(commands: Commands) -> None:
         "paths", type=Path, nargs="*", metavar="FILE|DIR|-", help="pictures, tables, folders, standard input"
     )
     parser.add_argument("--camera", metavar="COMMAND", help="take a picture first; {file} is where to")
+    parser.set_defaults(usage_error=parser.error)
 
 
 def add_watch(commands: Commands) -> None:
@@ -52,7 +51,6 @@ def add_watch(commands: Commands) -> None:
         _watch,
         f"answer for every picture or table that comes into a folder, until stopped; {NOT_CLINICAL}",
         "bramble-edge watch inbox --out results.jsonl",
-        'bramble-edge watch shots --out results.jsonl --every 60 --camera "rpicam-still -n -o {file}"',
         json="print each answer as JSON too",
     )
     add_config(parser)
@@ -75,7 +73,6 @@ def add_serve(commands: Commands) -> None:
         _serve,
         f"a page to try a picture, and POST /predict, on this machine; {NOT_CLINICAL}",
         "bramble-edge serve --port 8080",
-        "curl --data-binary @scan.png http://127.0.0.1:8080/predict",
         json=None,
     )
     add_config(parser)
@@ -93,7 +90,7 @@ def open_model(config: EdgeConfig) -> LiveModel:
 
 def _predict(arguments: argparse.Namespace) -> int:
     if not arguments.paths and not arguments.camera:
-        raise ConfigError("nothing to answer for: give a file, a folder, - or --camera")
+        arguments.usage_error("nothing to answer for: give a file, a folder, - or --camera")
     with tempfile.TemporaryDirectory() as folder, open_model(load_config(arguments.config)) as model:
         paths = list(arguments.paths)
         if arguments.camera:

@@ -17,20 +17,35 @@ from edge_client.session.blobs import BlobError
 from edge_client.session.inbox import ConnectionChange
 from edge_client.state import DeviceState
 from edge_client.wire.blobs import CHUNK_BYTES, BlobRef, split
+from edge_client.wire.frame import encode
 from edge_client.wire.messages import (
     BlobRequest,
     Chunk,
     Grant,
     Hello,
     HelloRequest,
+    ModelHealth,
     Presence,
     Receipt,
     ReleaseReport,
     Result,
     Task,
+    WatchPlan,
 )
+from edge_client.wire.topics import MESSAGE
 from edge_client.work import Outcome, TaskCancelledError
-from tests.edge_client.agent_cases import DOWN, NAME, UP, WEIGHTS, Case, bundle_of, release, task
+from tests.edge_client.agent_cases import (
+    DOWN,
+    NAME,
+    SPEC,
+    TOPICS,
+    UP,
+    WEIGHTS,
+    Case,
+    bundle_of,
+    release,
+    task,
+)
 
 LARGE = np.random.default_rng(0).bytes(3 * CHUNK_BYTES)
 
@@ -343,6 +358,65 @@ def test_trouble_that_may_pass_decides_nothing(
     report = report_of(case.steps(10))
     assert report.outcome == "refused"
     assert [later - attempts[0] for later in attempts] == [0.0, 1.0, 3.0, 7.0]
+
+
+def test_a_release_for_this_device_alone_comes_on_its_own_topic(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decided(case, monkeypatch)
+    signed = case._from_server(release(4))  # as for everyone, and then on the other topic
+    topic = TOPICS.down(NAME, MESSAGE)
+    payload = encode(release(4), topic=topic, signer=case._signer)
+    case.session.inbox.append(replace(signed, topic=topic, payload=payload))
+    assert report_of(case.step()).order == 4
+
+
+def test_a_release_for_others_is_not_remembered(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    decided(case, monkeypatch)
+    assert case.step(release(4, cohort=("another",))) == []
+    assert case.agent._state.memory.release == 0
+    assert report_of(case.step(release(4, cohort=("another", NAME)))).order == 4  # the next wave
+
+
+def test_a_replay_is_reported_once_and_changes_nothing(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    decided(case, monkeypatch)
+    case.step(release(4))
+    report = report_of(case.step(release(3)))
+    assert (report.order, report.outcome) == (3, "refused")
+    assert report.reason == "a replay: order 3, this device has seen 4"
+    assert case.step(release(3)) == []
+    assert report_of(case.step(release(4))).order == 4  # the server asks again
+    assert case.agent._state.memory.release == 4
+
+
+def test_a_newer_release_takes_the_place_of_one_that_is_being_fetched(case: Case) -> None:
+    case.step(release(1, model=LARGE))
+    case.step(release(2, model=LARGE))
+    assert case.agent._release is not None and case.agent._release.order == 2
+    case.step(release(1, model=LARGE))
+    assert case.agent._release.order == 2
+
+
+def test_after_the_switch_it_says_how_the_model_does_for_as_long_as_it_is_asked(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slots, watch = case.agent._aftercare._slots, WatchPlan(seconds=25.0, every_s=10.0)
+    frame = encode(release(4, watch=watch), topic="x", signer=case._signer)
+    slots.activate(slots.stage(4, b"no model", SPEC, manifest=frame))
+    case.agent._aftercare.begin(case.clock.now)
+    said = [message for message in case.steps(60) if isinstance(message, ModelHealth)]
+    assert [(message.version, "refuses the model" in message.problem) for message in said] == [(4, True)] * 3
+
+
+def decided(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every release is refused at once."""
+
+    def bad(*_: object) -> None:
+        raise ValueError("for good")
+
+    monkeypatch.setattr(case.agent._workshop, "open", bad)
+    for data in (b"a model", bundle_of(), pack_model(WEIGHTS)):
+        case.agent._blobs.put(data)
 
 
 def test_a_task_does_not_sweep_away_a_release_that_is_being_fetched(

@@ -92,7 +92,7 @@ def test_without_a_release_there_is_no_answer(settings: Path, capsys: pytest.Cap
     assert "no released model yet" in error
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["check"], ["predict"]])
+@pytest.mark.parametrize("command", [[], ["run"], ["check"], ["predict"], ["watch"], ["serve"]])
 def test_every_help_ends_with_an_example(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
         main([*command, "--help"])

@@ -20,7 +20,8 @@ from edge_client.inference.usage import UsageLog, read_usage
 from edge_client.inference.watch import Camera, Results, Watcher, shoot, watch
 from tests.edge_client.inference_cases import SPEC, TABLE_SPEC, brightness_model, table_model
 
-SHOOTER = f"{sys.executable} -c \"from PIL import Image; import sys; Image.new('L', (8, 8), 255).save(sys.argv[1])\""
+CODE = "from PIL import Image; import sys; Image.new('L', (8, 8), 255).save(sys.argv[1])"
+SHOOTER = f'{sys.executable} -c "{CODE}"'
 
 
 @pytest.fixture
