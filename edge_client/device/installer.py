@@ -128,7 +128,7 @@ class Installer:
         if target.is_file() and target.read_bytes() == data and target.stat().st_mode & 0o777 == mode:
             return
         if self._change(f"write {entry['path']}"):
-            _put(target, data, mode, self._owner(entry))
+            _put(target, data, mode, self._owner(entry), durable=self._durable)
 
     def _is_used_up(self, entry: dict[str, Any]) -> bool:
         """Whether what a secret is for is there already, as the certificate that a token buys."""
@@ -156,7 +156,7 @@ class Installer:
         if self._change(f"install client {plan['client']['version']}, build {plan['client']['build']}"):
             prefix.mkdir(parents=True, exist_ok=True)
             with (self.bundle / ARCHIVE).open("rb") as archive:
-                install(prefix, state, archive, durable=self.root == Path("/"))
+                install(prefix, state, archive, durable=self._durable)
 
     def _system(self, plan: dict[str, Any]) -> None:
         """Have systemd see the units, and start what is not running."""
@@ -183,9 +183,14 @@ class Installer:
         if (not mark.is_file() or mark.read_text("ascii") != digest) and self._change(
             "note what is installed"
         ):
-            _put(mark, digest.encode(), 0o644, None)
+            _put(mark, digest.encode(), 0o644, None, durable=self._durable)
 
     # ---- inside ----
+
+    @property
+    def _durable(self) -> bool:
+        """Whether to wait for the disk after each file; a folder that stands for a root can be made again."""
+        return self.root == Path("/")
 
     def _at(self, path: str) -> Path:
         return self.root / path.lstrip("/")
@@ -215,7 +220,7 @@ class Installer:
             print(f"{self.bundle / LOG}: {exc}", file=sys.stderr)
 
 
-def _put(target: Path, data: bytes, mode: int, owner: tuple[int, int] | None) -> None:
+def _put(target: Path, data: bytes, mode: int, owner: tuple[int, int] | None, *, durable: bool) -> None:
     for folder in reversed([folder for folder in target.parents if not folder.exists()]):
         folder.mkdir(mode=0o755)
     temporary = target.with_name(f".{target.name}.tmp")
@@ -227,9 +232,11 @@ def _put(target: Path, data: bytes, mode: int, owner: tuple[int, int] | None) ->
             os.fchown(descriptor, *owner)
         file.write(data)
         file.flush()
-        os.fsync(descriptor)
+        if durable:
+            os.fsync(descriptor)
     temporary.replace(target)
-    slots.sync_folder(target.parent)
+    if durable:
+        slots.sync_folder(target.parent)
 
 
 def _sha256(path: Path) -> str:

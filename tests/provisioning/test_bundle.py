@@ -196,11 +196,11 @@ def test_after_a_power_cut_at_any_file_the_next_run_finishes(
         root, done = tmp_path / f"root-{cut}", [0]
         folder = shutil.copytree(original, tmp_path / f"bundle-{cut}")
 
-        def put(*arguments: object, cut: int = cut, done: list[int] = done) -> None:
+        def put(*arguments: object, cut: int = cut, done: list[int] = done, **options: object) -> None:
             done[0] += 1
             if done[0] > cut:
                 raise OSError(5, "the power went")
-            real(*arguments)  # type: ignore[arg-type]
+            real(*arguments, **options)  # type: ignore[arg-type]
 
         monkeypatch.setattr(installer_module, "_put", put)
         try:
