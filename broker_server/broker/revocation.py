@@ -34,7 +34,7 @@ class Revocations:
 
     def write(self) -> None:
         """Write both files; enough before a start."""
-        crl, revoked = self._state()
+        crl, revoked = self._authority.revocations()
         self._files.put(self._files.crl, crl, PUBLIC)
         self._files.put(self._files.acl, self._rules.mosquitto_acl(revoked).encode(), PRIVATE)
         self._applied = (crl, revoked)
@@ -47,7 +47,7 @@ class Revocations:
         if times == self._looked_at:
             return False
         self._looked_at = times
-        return self._state() != self._applied
+        return self._authority.revocations() != self._applied
 
     def apply(self, child: ChildProcess, address: BrokerAddress) -> None:
         """Make mosquitto read both files, and put off whoever is newly revoked."""
@@ -63,9 +63,6 @@ class Revocations:
                     failures.append(f"{name} is silenced but not put off: {exc}")
         if failures:
             raise BrokerError("; ".join(failures))
-
-    def _state(self) -> tuple[bytes, tuple[str, ...]]:
-        return self._authority.crl_file.read_bytes(), self._authority.ledger().revoked_names()
 
     def _reload(self, child: ChildProcess) -> None:
         """SIGHUP; return when mosquitto says that it reads its files, which it does before all else."""

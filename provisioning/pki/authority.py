@@ -136,6 +136,11 @@ class FleetCA:
         """What was issued and revoked until now."""
         return load_ledger(self.ledger_file)
 
+    def revocations(self) -> tuple[bytes, tuple[str, ...]]:
+        """The list (PEM) and the names that it shuts out, of one moment: never the one without the other."""
+        with locked(self.directory):
+            return self.crl_file.read_bytes(), self.ledger().revoked_names()
+
     def sign_csr(
         self,
         request: bytes,

@@ -310,6 +310,24 @@ def test_a_revocation_that_was_cut_short_is_finished_when_the_authority_is_opene
     assert len(x509.load_pem_x509_crl(ca.crl_file.read_bytes())) == 1
 
 
+def test_list_and_names_are_of_one_moment(ca: FleetCA, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker that took the new names with the old list would put the device off and let it in again."""
+    ca.sign_csr(request_for("pi-1"), "pi-1", now=NOW)
+    seen: list[tuple[bytes, tuple[str, ...]]] = []
+    reader = threading.Thread(target=lambda: seen.append(ca.revocations()))
+    real = FleetCA._write_crl
+
+    def write_while_somebody_looks(self: FleetCA, *arguments: object) -> None:
+        reader.start()
+        reader.join(0.2)  # it waits; without the lock it would be done
+        real(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(FleetCA, "_write_crl", write_while_somebody_looks)
+    ca.revoke("pi-1", now=NOW)
+    reader.join()
+    assert seen == [(ca.crl_file.read_bytes(), ("pi-1",))]
+
+
 def test_nothing_is_lost_when_many_sign_at_once(ca: FleetCA) -> None:
     """A command may run beside the server: each holds the lock while it rewrites the ledger."""
     threads = [
