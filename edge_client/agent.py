@@ -120,6 +120,7 @@ class Agent:
         with self._session:
             log.info("%s: connecting to %s", self._config.name, self._config.broker)
             self._manager.ready()
+            Steps(self._config, None).note("service", "ok")
             while not stop.is_set():
                 self._manager.alive()
                 self._step()

@@ -103,7 +103,6 @@ StartLimitIntervalSec=0
 [Service]
 Type=notify
 ExecStart={PROGRAM} run --config {CONFIG}
-ExecStartPost=-{PROGRAM} report-step service ok --config {CONFIG}
 Environment=BRAMBLE_SERVICE=1
 TimeoutStartSec={FIRST_START_S}
 TimeoutStopSec=30
