@@ -45,7 +45,7 @@ def check_report(report: dict[str, Any]) -> dict[str, Any]:
         "examples_on_the_pi": sum(client["examples"].values()),
         "accuracy_by_round": [entry["accuracy"] for entry in report["rounds"]],
         "int8_accuracy_held_out": report["final"]["int8_accuracy"],
-        "gate_on_the_pi": client["gate"],
+        "gate_on_the_pi": f"{client['gate']['verdict']}: {client['gate']['reason']}",
         "int8_latency_ms_p50_emulated": latency["p50"],
         "int8_latency_ms_p99_emulated": latency["p99"],
         "client_peak_rss_mb": client["peak_rss_mb"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -63,11 +64,13 @@ class Fleet(RealFleet):
             )
 
     def watched(self) -> str:
+        """What the watch has printed: one JSON object a line, for each change."""
         return (self.folder / "watch.log").read_text(errors="replace")
 
-    def joined(self, name: str) -> bool:
-        """Whether the watch says so."""
-        return any(f'"name": "{name}"' in line and '"joined"' in line for line in self.watched().splitlines())
+    def stages(self, name: str) -> list[str]:
+        """How the device came along, as the watch showed it."""
+        lines = [json.loads(line) for line in self.watched().splitlines() if line.endswith("}")]
+        return list(dict.fromkeys(line["stage"] for line in lines if line["name"] == name))
 
     def server_key(self) -> str:
         return load_signing_key(Path(load_config(self.settings).keys)).public_hex

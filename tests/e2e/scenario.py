@@ -85,8 +85,9 @@ def powered_on(cache: Cache, prepared: Prepared, folder: Path) -> Iterator[Machi
 
 def _follow_to_joined(machine: Machine, fleet: Fleet, record: Record) -> None:
     record.moment("login prompt", machine.wait_for("login", lambda: "login:" in machine.console(), BOOT_S))
-    joined = machine.wait_for("joined", lambda: fleet.joined(PI) or fleet.finished(), JOIN_S)
+    joined = machine.wait_for("joined", partial(_joined, fleet), JOIN_S)
     record.moment("joined, as bramble-provision watch says", joined)
+    record.facts["stages_as_watched"] = ", ".join(fleet.stages(PI))
     record.facts["emulator_cpu_s_to_joined"] = round(machine.cpu_s())
 
 
@@ -95,6 +96,10 @@ def _follow_to_release(machine: Machine, fleet: Fleet, record: Record) -> None:
         what, accepted = f"its update of round {number} accepted", partial(_accepted, fleet, number)
         record.moment(what, machine.wait_for(what, accepted, RUN_S))
     record.moment("run finished, its release reported", machine.wait_for("end", fleet.finished, RUN_S))
+
+
+def _joined(fleet: Fleet) -> bool:
+    return fleet.finished() or "joined" in fleet.stages(PI)
 
 
 def _accepted(fleet: Fleet, number: int) -> bool:

@@ -47,9 +47,10 @@ class Record:
         self.moments[name] = round(uptime_s, 1)
 
     def text(self) -> str:
+        """For people; tables inside the facts are in the JSON only."""
         steps = [[step.name, f"{step.wall_s:.1f}", step.note] for step in self.steps]
         moments = [[name, f"{seconds:.0f}"] for name, seconds in self.moments.items()]
-        facts = [f"{name}: {value}" for name, value in self.facts.items()]
+        facts = [f"{name}: {value}" for name, value in self.facts.items() if not isinstance(value, dict)]
         parts = [text_table([f"step, {self.label}", "wall s", ""], steps)]
         if moments:
             parts.append(text_table([f"moment, {self.label}", "s after power-on"], moments))
