@@ -245,7 +245,7 @@ class Server:
     def _close(self, command: CloseStage) -> None:
         clients, dropped_bytes = self._client_records(command)
         record = self.stages.close(command, clients, dropped_bytes, time.time())
-        if not self._rules.overlapping:
+        if not (self._rules.overlapping and command.stage.kind == "train"):
             self._uploads.clear()
         for device, reason in command.dropped.items():
             what = f"not in {command.stage.kind} of round {command.stage.round}: {reason}"
