@@ -44,8 +44,11 @@ SERVER = [
     "zstandard>=0.23",
 ]
 
+MLFLOW = ["mlflow-skinny>=2.14"]  # the client; a server is whatever the house has
+
 DEV = [
     *SERVER,
+    *MLFLOW,
     "hypothesis>=6.100",
     "mypy>=1.11",
     "pytest>=8",
@@ -70,7 +73,7 @@ setup(
     package_data={name: ["py.typed"] for name in PACKAGES}
     | {"provisioning.customise": ["firstrun.sh", "schemas/*"], "edge_client.inference": ["page.html"]},
     install_requires=["numpy>=1.24"],
-    extras_require={"edge": EDGE, "server": SERVER, "dev": DEV},
+    extras_require={"edge": EDGE, "server": SERVER, "mlflow": MLFLOW, "dev": DEV},
     entry_points={
         "console_scripts": [
             "bramble-server = broker_server.cli:main",

@@ -155,14 +155,16 @@ def _run(arguments: argparse.Namespace) -> int:
     from broker_server.fleet import fleet_broker
     from broker_server.results import RunFacts, build_report
     from broker_server.server import Server
+    from broker_server.tracking.trackers import tracked
 
     started = time.time()
     config, folder = load_config(arguments.config), arguments.config.resolve().parent
     stop = stop_on_signals()
     with (
         RoundDisplay(open_console(stderr=True)) as display,
+        tracked(config, display) as told,
         fleet_broker(config, folder) as broker,
-        fleet_enrolment(config, broker, display) as observer,
+        fleet_enrolment(config, broker, told) as observer,
     ):
         server = Server(config, broker, observer)
         server.run(stop)

@@ -137,6 +137,14 @@ class RolloutConfig(Record):
     automatic: bool = True  # false: after the canaries it waits for `bramble-server models promote`
 
 
+@dataclass(frozen=True, slots=True)
+class TrackingConfig(Record):
+    """Where the run's figures are written besides its own report; docs/tracking.md."""
+
+    tensorboard: FilePath | None = None  # a folder of event files
+    mlflow: FilePath | None = None  # a tracking server's or a database's address
+
+
 AT_ONCE = RolloutConfig(canary="100%", stages=(), observe_s=0.0, max_failed=1.0)  # each device's gate alone
 
 
@@ -159,6 +167,7 @@ class ServerConfig(Record):
     data: DataConfig = DataConfig()
     release: ReleaseConfig = ReleaseConfig()
     rollout: RolloutConfig = RolloutConfig()
+    tracking: TrackingConfig = TrackingConfig()
 
     def __post_init__(self) -> None:
         Record.__post_init__(self)
@@ -215,9 +224,12 @@ def load_config(path: Path) -> ServerConfig:
         evaluation=_anchored(config.data.evaluation, folder),
         calibration=_anchored(config.data.calibration, folder),
     )
+    board = config.tracking.tensorboard
+    tracking = replace(config.tracking, tensorboard=None if board is None else str(folder / board))
     return replace(
         config,
         data=data,
+        tracking=tracking,
         state=str(folder / config.state),
         keys=str(folder / config.keys),
         pki=str(folder / config.pki),

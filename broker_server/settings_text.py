@@ -29,6 +29,7 @@ SECTIONS: Mapping[str, str] = {
     "release": "The model that is made of the weights after the last round.",
     "release.gate": "What a device demands of it, tried on the device's own examples.",
     "rollout": "How it reaches the fleet; docs/rollout.md.",
+    "tracking": "Where the figures of each round go besides the report; docs/tracking.md.",
 }
 
 COMMENTS: Mapping[str, str] = {
@@ -98,6 +99,8 @@ COMMENTS: Mapping[str, str] = {
     "rollout.min_success": "share of the offered that must take it to go on",
     "rollout.max_failed": "share of the offered above which it is taken back",
     "rollout.max_errors": "share of failed answers on a device in use",
+    "tracking.tensorboard": '"tensorboard": a folder; tensorboard --logdir draws it',
+    "tracking.mlflow": '"sqlite:///mlflow.db": or a server, http://HOST:PORT',
     "rollout.automatic": "false: after the canaries it waits for bramble-server models promote",
 }
 

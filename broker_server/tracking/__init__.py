@@ -1,0 +1,1 @@
+"""Experiment tracking: what a run tells its observers, written where people compare runs."""
