@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from benchmarks.federation import Federation, Plan
-from broker_server.program import every_example
+from benchmarks.judge import Judge
 from broker_server.rounds.policy import LatePolicy
 from broker_server.strategies import ClientUpdate, Fleet, State
 from broker_server.strategies.base import Strategy
@@ -24,11 +24,10 @@ from broker_server.strategies.scaffold import CONTROL_SLOT
 from compression.spec import SpecError, Weights, check_weights
 from compression.updates import PROFILES, CodecError, decode_update, with_feedback
 from edge_client.coding import Coder
-from edge_client.data import LocalData, batches
+from edge_client.data import LocalData
 from edge_client.training import LiteRTTrainer, TrainingError
 from edge_client.training.local import train_locally
 from edge_client.training.scaffold import correction, no_variate
-from edge_client.wire.evaluation import EvaluationSums
 from edge_client.wire.messages import TrainingPlan
 from edge_client.wire.variates import variate_digest
 
@@ -115,6 +114,7 @@ class _Run:
         self._personal = strategy.personal(spec)
         self._coder = Coder.of(spec.without(self._personal), fleet.digest, codec, 1)
         self._trainer = LiteRTTrainer(fleet.bundle)
+        self._judge = Judge(self._trainer, fleet)
         self._clients = [Client(data) for data in fleet.clients]
         self._server = Server(fleet.weights, no_variate(spec))
         self._training = TrainingPlan(
@@ -246,9 +246,8 @@ class _Run:
     def measure(self) -> None:
         """Note where the run stands."""
         if not self._personal:
-            test = self._fleet.test
-            self.accuracies.append(_accuracy(self._evaluated(self._server.weights, test, None)))
-        self.own.append(self._on_own([{**self._server.weights, **c.personal} for c in self._clients]))
+            self.accuracies.append(self._judge.held_out(self._server.weights))
+        self.own.append(self._judge.own([{**self._server.weights, **c.personal} for c in self._clients]))
         self.bytes_up.append(self._up)
         self.bytes_down.append(self._down)
         self._up = self._down = 0
@@ -262,26 +261,4 @@ class _Run:
             rng = np.random.default_rng([self._fleet.seed, 0, number])
             train_locally(self._trainer, client.data, plan, rng)
             tuned.append(self._trainer.get_weights())
-        return self._on_own(tuned)
-
-    def _on_own(self, weights: list[dict[str, np.ndarray]]) -> float:
-        sums = [
-            self._evaluated(each, client.data, client.data.validation_index)
-            for each, client in zip(weights, self._clients, strict=True)
-            if len(client.data.validation_index)
-        ]
-        total = sums[0]
-        for more in sums[1:]:
-            total += more
-        return _accuracy(total)
-
-    def _evaluated(self, weights: Weights, data: LocalData, index: np.ndarray | None) -> EvaluationSums:
-        self._trainer.set_weights(weights)
-        which = every_example(data) if index is None else index
-        return self._trainer.evaluate(batches(data, which, self._trainer.spec))
-
-
-def _accuracy(sums: EvaluationSums) -> float:
-    if sums.accuracy is None:
-        raise TrainingError("there is no example to measure accuracy on")
-    return sums.accuracy
+        return self._judge.own(tuned)

@@ -63,8 +63,8 @@ class Aggregation:
 
     def staleness(self, result: Result, index: int) -> int:
         """How many stages before this one its task was published."""
-        row = self._ledger.task(result.task)
-        return index - row.stage if row else 0
+        stage = self._ledger.stage_of(result.task)
+        return 0 if stage is None else index - stage
 
     def _whole(self, step: Weights) -> Weights:
         """Tensors that stay on the devices do not move here."""

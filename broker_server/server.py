@@ -263,9 +263,10 @@ class Server:
         results = ledger.results(index)
         records = {}
         for name in command.devices:
-            row = ledger.task(results[name].task)
+            began = ledger.stage_of(results[name].task)
             traffic = self._bytes_up[name], everyone + own[name]
-            records[name] = _client_record(results[name], *traffic, staleness=index - row.stage if row else 0)
+            stale = 0 if began is None else index - began
+            records[name] = _client_record(results[name], *traffic, staleness=stale)
         still_sending = command.released if self._rules.overlapping else ()
         self._bytes_up = Counter({name: self._bytes_up[name] for name in still_sending})
         others = (*command.dropped, *command.released)

@@ -158,6 +158,11 @@ class Ledger:
         """A task by its number."""
         return self._task("WHERE number = ?", (number,))
 
+    def stage_of(self, number: int) -> int | None:
+        """The stage of a task, without reading all of it."""
+        row = self._db.execute("SELECT stage FROM tasks WHERE number = ?", (number,)).fetchone()
+        return int(row[0]) if row else None
+
     def _task(self, which: str, values: tuple[int, ...]) -> TaskRow | None:
         query = f"SELECT task, stage, published, closed FROM tasks {which}"  # noqa: S608 - our own text
         row = self._db.execute(query, values).fetchone()
