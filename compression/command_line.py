@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import signal
 import sqlite3
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import TypeAlias
 
@@ -55,6 +56,20 @@ def command(
         parser.add_argument("--json", action="store_true", help=json)
     parser.set_defaults(run=run)
     return parser
+
+
+def add_commands(commands: Commands, argv: Sequence[str] | None, adders: Mapping[str, str]) -> None:
+    """Add subcommands, importing only the module of the one that is called: some take half a second to load.
+
+    Args:
+        argv: of the program; None for the process's own.
+        adders: ``module:function`` by name of the subcommand; the function adds it.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    called = [word for word in words[:1] if word in adders]
+    for name in called or adders:
+        module, _, function = adders[name].partition(":")
+        getattr(importlib.import_module(module), function)(commands)
 
 
 def run_program(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from compression.command_line import program, run_program
-from provisioning.enrolment_commands import add_enrol_server, add_token, add_watch
-from provisioning.flash_commands import add_flash
-from provisioning.image_commands import add_image, add_inspect
-from provisioning.install_commands import add_bundle, add_wheelhouse
-from provisioning.pki.commands import add_ca_commands
-from provisioning.ssh_commands import add_ssh
-from provisioning.upgrade_commands import add_upgrade
+from compression.command_line import add_commands, program, run_program
 
+COMMANDS = {
+    "ca": "provisioning.pki.commands:add_ca_commands",
+    "token": "provisioning.enrolment_commands:add_token",
+    "enrol-server": "provisioning.enrolment_commands:add_enrol_server",
+    "watch": "provisioning.enrolment_commands:add_watch",
+    "wheelhouse": "provisioning.install_commands:add_wheelhouse",
+    "bundle": "provisioning.install_commands:add_bundle",
+    "flash": "provisioning.flash_commands:add_flash",
+    "image": "provisioning.image_commands:add_image",
+    "inspect": "provisioning.image_commands:add_inspect",
+    "ssh": "provisioning.ssh_commands:add_ssh",
+    "upgrade": "provisioning.upgrade_commands:add_upgrade",
+}
 EXAMPLES = (
     "bramble-provision ca init --fleet ward-3 --ca fleet/ca",
     "bramble-provision ca sign pi-1.csr --name pi-1 --ca fleet/ca",
@@ -27,17 +33,7 @@ EXAMPLES = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status as `run_program` gives it."""
     parser, commands = program("bramble-provision", "Prepare the members of a fleet.", EXAMPLES)
-    add_ca_commands(commands)
-    add_token(commands)
-    add_enrol_server(commands)
-    add_watch(commands)
-    add_wheelhouse(commands)
-    add_bundle(commands)
-    add_flash(commands)
-    add_image(commands)
-    add_inspect(commands)
-    add_ssh(commands)
-    add_upgrade(commands)
+    add_commands(commands, argv, COMMANDS)
     return run_program(parser, argv)
 
 
