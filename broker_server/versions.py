@@ -107,14 +107,13 @@ class Versions:
 
     def commit(self, record: VersionRecord, weights: Weights) -> None:
         """Make a version the newest one."""
-        self._records[record.version] = record
+        records = self._records | {record.version: record}
         if self._line:
-            for old in sorted(self._records)[: -STEPS_ANNOUNCED - 1]:
-                del self._records[old]
-            line = VersionLine(tuple(self._records.values()))
-            self._ledger.set_fact(self._line, dumps(line).decode())
+            records = {version: records[version] for version in sorted(records)[-STEPS_ANNOUNCED - 1 :]}
+            self._ledger.set_fact(self._line, dumps(VersionLine(tuple(records.values()))).decode())
         else:
             self._ledger.keep_version(record.version, record)
+        self._records = records
         self._weights = weights
 
     def reference(self) -> WeightsRef:
