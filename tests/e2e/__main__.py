@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import signal
 import sys
 from pathlib import Path
 
 from tests.e2e.cache import Cache
 from tests.e2e.machine import LABEL
 from tests.e2e.scenario import run_scenario
-from tests.e2e.shell import RigError, require_programs
+from tests.e2e.shell import RigError, end_on_sigterm, require_programs
 from tests.e2e.steps import Record, child_cpu_s
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -28,7 +27,7 @@ def main() -> int:
     folder = cache.folder / f"run-{arguments.mode}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))  # or the emulator would live on
+    end_on_sigterm()
     try:
         require_programs()
         run_scenario(cache, folder, record, mode=arguments.mode, bench=not arguments.no_bench)

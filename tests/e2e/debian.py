@@ -7,10 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tests.e2e.cache import Cache
-from tests.e2e.shell import RigError, run
+from tests.e2e.shell import KEYRING, RigError, run
 
 MIRROR = "http://deb.debian.org/debian"
-KEYRINGS = Path("/usr/share/keyrings")
 BINFMT = Path("/proc/sys/fs/binfmt_misc")
 QEMU = {"arm64": "qemu-aarch64", "armhf": "qemu-arm"}
 LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*")
@@ -60,7 +59,7 @@ def _build(debian: Debian, path: Path) -> None:
         "--variant=minbase",
         "--format=tar",
         f"--architectures={debian.architecture}",
-        f"--keyring={KEYRINGS}",
+        f"--keyring={KEYRING.parent}",
         *(f"--dpkgopt=path-exclude={pattern}" for pattern in LEFT_OUT),
         f"--include={','.join(debian.packages)}",
         debian.suite,
@@ -112,8 +111,7 @@ class Packages:
         for part in ("lists/partial", "cache/archives/partial"):
             (self.folder / part).mkdir(parents=True)
         (self.folder / "status").touch()
-        keyring = KEYRINGS / "debian-archive-keyring.gpg"
-        (self.folder / "sources.list").write_text(f"deb [signed-by={keyring}] {MIRROR} {self.suite} main\n")
+        (self.folder / "sources.list").write_text(f"deb [signed-by={KEYRING}] {MIRROR} {self.suite} main\n")
         run("apt-get", *self._options(), "update")
 
     def _options(self) -> list[str]:

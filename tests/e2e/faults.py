@@ -20,7 +20,7 @@ from tests.e2e.fleet import NAME, environment
 from tests.e2e.machine import LABEL, Machine
 from tests.e2e.preparation import PI, Prepared
 from tests.e2e.scenario import BOOT_S, STATUS_LOG, powered_on, prepare, running
-from tests.e2e.shell import RigError, require_programs, run
+from tests.e2e.shell import RigError, end_on_sigterm, require_programs, run
 from tests.e2e.steps import Record
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -96,6 +96,7 @@ def main() -> int:
     parser.add_argument("faults", nargs="*", choices=[*FAULTS, []], help="default: all")
     arguments = parser.parse_args()
     cache, record = Cache(arguments.cache.resolve()), Record(LABEL)
+    end_on_sigterm()
     try:
         require_programs()
         for name in arguments.faults or FAULTS:

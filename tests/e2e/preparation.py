@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.e2e.cache import Cache
 from tests.e2e.card import debugfs
-from tests.e2e.fleet import NAME, Fleet, make_fleet, product
+from tests.e2e.fleet import NAME, Fleet, product
 from tests.e2e.machine import WORKSTATION
 from tests.e2e.os_image import get_os_image
 from tests.e2e.shares import Shares
@@ -54,11 +54,6 @@ def issue_token(fleet: Fleet, name: str = PI) -> Path:
 def make_ssh_key(folder: Path) -> Path:
     run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "e2e", "-f", folder / "ssh_key")
     return folder / "ssh_key"
-
-
-def start_fleet(folder: Path, shares: Shares, port: int) -> Fleet:
-    """Settings and certificates; nothing runs yet."""
-    return make_fleet(folder / "fleet", shares, port)
 
 
 def flash(

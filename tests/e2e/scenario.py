@@ -13,11 +13,11 @@ from tests.e2e.bench import bench_in_guest
 from tests.e2e.cache import Cache
 from tests.e2e.card import boot_file, boot_files
 from tests.e2e.checks import check_network, check_report, check_secrets, check_system
-from tests.e2e.fleet import ROUNDS, Fleet
+from tests.e2e.fleet import ROUNDS, Fleet, make_fleet
 from tests.e2e.kernel import get_kernel
 from tests.e2e.machine import Machine, Shell
 from tests.e2e.os_image import get_os_image
-from tests.e2e.preparation import PI, USER, Prepared, flash, issue_token, make_wheelhouse, start_fleet
+from tests.e2e.preparation import PI, USER, Prepared, flash, issue_token, make_wheelhouse
 from tests.e2e.shares import deal
 from tests.e2e.shell import RigError
 from tests.e2e.steps import Record
@@ -52,7 +52,7 @@ def prepare(cache: Cache, folder: Path, record: Record, mode: str) -> Prepared:
         shares = deal(folder / "shares")
         step.note = record.facts["data"] = shares.said
     with record.step("bramble-server init"):
-        fleet = start_fleet(folder, shares, _two_ports())
+        fleet = make_fleet(folder / "fleet", shares, _two_ports())
     with record.step("bramble-provision token"):
         token = issue_token(fleet)
     with record.step("bramble-provision wheelhouse (kept)"):

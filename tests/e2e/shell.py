@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from compression.errors import BrambleError
 
 Argument = str | int | Path
+
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 NEEDS = {  # program -> Debian package
     "qemu-system-aarch64": "qemu-system-arm",
@@ -39,8 +43,15 @@ def require_programs(needs: Mapping[str, str] = NEEDS) -> None:
     """Raise `RigError` naming the packages of all programs that are missing."""
     os.environ["PATH"] += ":/usr/sbin:/sbin"  # mkfs and its like, for people who are not root
     missing = sorted({package for program, package in needs.items() if not shutil.which(program)})
+    if not KEYRING.exists():
+        missing.append("debian-archive-keyring")
     if missing:
         raise RigError(f"apt-get install --no-install-recommends {' '.join(missing)}")
+
+
+def end_on_sigterm() -> None:
+    """Let a SIGTERM unwind the stack, or the emulator and the fleet would live on."""
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
 
 
 def run(
