@@ -24,7 +24,7 @@ from broker_server.config import (
 )
 from broker_server.fleet import create_fleet, device_settings
 from broker_server.records import RoundRecord
-from broker_server.report.observer import NullObserver
+from broker_server.report.observer import NullObserver, RoundFinished
 from broker_server.server import Server
 from broker_server.simulation.demo_data import prepare_demo_data
 from edge_client.agent import Agent
@@ -57,8 +57,33 @@ class Outcome:
         return evaluation.accuracy
 
 
-def run_fleet(folder: Path, patch: pytest.MonkeyPatch, *, rounds: Any = ROUNDS, **settings: Any) -> Outcome:
-    """Run a fleet of `DEVICES` with the Wisconsin table to its end; `settings` are of `ServerConfig`."""
+class StopAfter(NullObserver):
+    """Tells the server to stop when a round is over."""
+
+    def __init__(self, round_number: int) -> None:
+        self.round_number = round_number
+        self.stop = threading.Event()
+
+    def round_finished(self, event: RoundFinished, /) -> None:
+        if event.figures.round == self.round_number:
+            self.stop.set()
+
+
+def run_fleet(
+    folder: Path,
+    patch: pytest.MonkeyPatch,
+    *,
+    rounds: Any = ROUNDS,
+    restart_after: int | None = None,
+    **settings: Any,
+) -> Outcome:
+    """Run a fleet of `DEVICES` with the Wisconsin table to its end.
+
+    Args:
+        rounds: settings of the rounds that differ from `ROUNDS`.
+        restart_after: a round after which the server ends and another one goes on.
+        settings: of `ServerConfig`.
+    """
     patch.setattr("broker_server.stages.compile_program", compiled_once)
     data = prepare_demo_data("wisconsin", devices=DEVICES, partition="iid", directory=folder, seed=3)
     config = ServerConfig(
@@ -76,12 +101,17 @@ def run_fleet(folder: Path, patch: pytest.MonkeyPatch, *, rounds: Any = ROUNDS, 
     create_fleet(folder, config)
     key = load_signing_key(folder / "keys").public_hex
     with open_broker("embedded", folder / "broker", fleet=FLEET) as broker:
-        server = Server(config, broker, NullObserver())
         edges = [
             device_settings(config, broker, key, client.name, str(client.source)) for client in data.clients
         ]
         agents = [Agent(replace(edge, state=str(folder / edge.name / "state"))) for edge in edges]
         with at_work(agents):
+            if restart_after is not None:
+                observer = StopAfter(restart_after)
+                first = Server(config, broker, observer)
+                first.run(observer.stop)
+                first.stages.ledger.close()
+            server = Server(config, broker, NullObserver())
             server.run(threading.Event())
     records = list(server.stages.ledger.rounds(RoundRecord).values())
     return Outcome(server, folder, records)

@@ -49,7 +49,7 @@ def control_files(outcome: Outcome, name: str) -> list[np.ndarray]:
     return found
 
 
-def test_scaffold_keeps_its_variates_in_step_and_gives_the_same_bits_again(
+def test_scaffold_keeps_its_variates_in_step_and_gives_the_same_bits_when_the_server_restarts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     strategy = find_strategy("scaffold")
@@ -64,7 +64,7 @@ def test_scaffold_keeps_its_variates_in_step_and_gives_the_same_bits_again(
     )
     held = control_files(first, "control")
     assert all(np.array_equal(held[0], other) for other in held[1:])
-    again = run_fleet(tmp_path / "again", monkeypatch, strategy=strategy)
+    again = run_fleet(tmp_path / "again", monkeypatch, strategy=strategy, restart_after=1)
     digests = [weights_digest(outcome.server.stages.versions.weights) for outcome in (first, again)]
     assert digests[0] == digests[1]
 
