@@ -18,6 +18,7 @@ from compression.command_line import Commands, Run, command, group, stop_on_sign
 from compression.text_table import bytes_text, text_table
 from edge_client.session.blobs import BlobStore
 
+REASON = 70  # characters of one in a table
 ANSWER_S = 60.0  # a server that averages or compiles answers when it is done
 
 
@@ -147,7 +148,17 @@ def _show(arguments: argparse.Namespace) -> int:
     lines = [f"model {details['version']}: {details['phase']} {details['reason']}".rstrip()]
     lines += [f"{name:26} {details[name]}" for name in shown]
     lines += [f"{name:26} {value:.5g}" for name, value in details["metrics"].items()]
-    header = ("device", "has", "outcome", "accuracy", "by now", "ms", "answers", "errors", "reason")
+    header = (
+        "device",
+        "has",
+        "outcome",
+        "accuracy",
+        "by now",
+        "ms",
+        "answers",
+        "errors",
+        "reason".ljust(REASON),
+    )
     rows = [
         (
             row["device"],
@@ -158,7 +169,7 @@ def _show(arguments: argparse.Namespace) -> int:
             _figure(row["latency_p50_ms"]),
             _figure(row["answers"]),
             _figure(row["errors"]),
-            row["reason"][:70],
+            row["reason"][:REASON].ljust(REASON),
         )
         for row in details["devices"]
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -25,7 +26,12 @@ from compression.records import dumps
 from compression.spec import ModelSpec
 from compression.tf import quiet
 from edge_client.data import Batch, DataSource, LocalData, batches, load_data
-from edge_client.inference.calibration import expected_calibration_error, fit_temperature, tempered
+from edge_client.inference.calibration import (
+    expected_calibration_error,
+    fit_temperature,
+    temperature_losses,
+    tempered,
+)
 from edge_client.inference.gate import preparation_digest
 from edge_client.inference.latency import Latency, measure_latency
 from edge_client.inference.likeness import fit_likeness
@@ -80,8 +86,8 @@ class ModelMaker:
             latency = measure_latency(predictor, np.zeros(spec.input.shape, np.float32))
         except BrambleError as exc:
             raise RolloutError(f"{origin} is no model for this fleet: {exc}") from exc
-        answering = self._answering()
         scores = self._scores(predictor, spec)
+        answering = replace(self._answering(), temperature=_own_temperature(scores))
         metrics = {"latency_p50_ms": latency.p50_ms} | _quality(scores, answering)
         return _record(self._release(version, model, calibration, answering), parent, origin, recipe, metrics)
 
@@ -193,6 +199,15 @@ def _sums(scores: Scores | None) -> EvaluationSums | None:
     probabilities, labels = scores
     own = np.clip(probabilities[np.arange(len(labels)), labels], 1e-7, 1.0)
     return EvaluationSums.of(labels, probabilities, float(-np.log(own).sum()))
+
+
+def _own_temperature(scores: Scores | None) -> float:
+    """Of a file that is not the devices' weights: by the held-out examples, or left as it is without any."""
+    if scores is None:
+        return 1.0
+    probabilities, labels = scores
+    losses = temperature_losses(probabilities, labels)
+    return fit_temperature(CalibrationSums(examples=len(labels), losses=losses))
 
 
 def _quality(scores: Scores | None, answering: Answering) -> dict[str, float]:

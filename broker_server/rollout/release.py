@@ -80,7 +80,7 @@ class Rollout:
         self._directed: dict[str, float] = {}  # devices that were told by themselves, and until when we wait
         self._greeted: set[str] = set()  # devices that were looked at since this server began
         self._published = 0.0
-        self._deadline = 0.0  # for the answers to a rollback
+        self._deadline = self._grace_ends = 0.0  # for the answers to a rollback
         if (last := self.store.last_rollout(RolloutState, Release)) is not None:
             self._number, self._state, self._release = last
             log.info("model %d: %s", self._state.version, self._state.phase)
@@ -112,7 +112,8 @@ class Rollout:
             return True
         if self._state.phase != "rolled-back" or time.time() > self._deadline:
             return False
-        return bool((frozenset(self._state.offered) - self._heard) & online)
+        missing = frozenset(self._state.offered) - self._heard
+        return bool(missing if time.time() < self._grace_ends else missing & online)
 
     # ---- what somebody wants ----
 
@@ -294,6 +295,7 @@ class Rollout:
     def _expect_answers(self) -> None:
         self._heard = set()
         self._deadline = time.time() + self._rules.decide_s
+        self._grace_ends = time.time() + self._rules.grace_s
         self._publish()
 
     def _publish(self) -> None:

@@ -10,10 +10,13 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from compression.errors import BrambleError
 from compression.spec import ModelSpec
 from edge_client.data import LocalData
-from edge_client.inference.gate import measure
+from edge_client.inference.gate import score_of
+from edge_client.inference.latency import measure_latency
 from edge_client.inference.predictor import Predictor
 from edge_client.inference.slots import ActiveModel, ModelSlots, SlotError
 from edge_client.inference.usage import read_usage
@@ -22,6 +25,8 @@ from edge_client.wire.frame import decode
 from edge_client.wire.messages import ModelHealth, Release, WatchPlan
 
 log = logging.getLogger(__name__)
+
+RUNS, BUDGET_S = 20, 0.5  # the gate measures at leisure; this comes again and again
 
 LoadData = Callable[[ModelSpec], LocalData]
 
@@ -66,7 +71,9 @@ class Aftercare:
         counts = {"answers": usage.answers, "errors": usage.errors, "unlike": usage.unlike}
         try:
             predictor = Predictor(model.tflite, model.spec, threads=self._threads)
-            score, latency = measure(predictor, self._load_data(model.spec))
+            score = score_of(predictor, self._load_data(model.spec))
+            blank = np.zeros(model.spec.input.shape, np.float32)
+            latency = measure_latency(predictor, blank, runs=RUNS, budget_s=BUDGET_S)
         except (BrambleError, MemoryError) as exc:
             return ModelHealth(version=model.version, problem=str(exc)[:500] or "no memory", **counts)
         return ModelHealth(
