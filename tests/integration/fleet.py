@@ -10,11 +10,11 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 
@@ -56,7 +56,7 @@ SETTINGS: dict[str, Any] = {
 
 @dataclass
 class RealFleet:
-    """Three clients with the Wisconsin table, one server, one broker of its own."""
+    """Clients with the Wisconsin table, one server, one broker of its own."""
 
     folder: Path
     names: tuple[str, ...]
@@ -158,17 +158,31 @@ class RealFleet:
             time.sleep(0.02)  # between two looks
 
 
+F = TypeVar("F", bound=RealFleet)
+
+
 @contextmanager
-def real_fleet(folder: Path, kind: str, **rounds: Any) -> Iterator[RealFleet]:
+def real_fleet(
+    folder: Path,
+    kind: str,
+    *,
+    devices: int = 3,
+    make: Callable[..., F] = RealFleet,  # type: ignore[assignment]
+    changes: Mapping[str, Any] | None = None,
+    **rounds: Any,
+) -> Iterator[F]:
     """A fleet ready to start.
 
     Args:
         folder: for everything.
         kind: "embedded" or "mosquitto", which the server starts and which die with it, or "external", a
             mosquitto that outlives it.
+        devices: how many clients.
+        make: the class of the fleet.
+        changes: other settings of `ServerConfig`.
         rounds: settings of the rounds that differ from `SETTINGS`.
     """
-    data = prepare_demo_data("wisconsin", devices=3, partition="iid", directory=folder, seed=3)
+    data = prepare_demo_data("wisconsin", devices=devices, partition="iid", directory=folder, seed=3)
     with contextlib.ExitStack() as stack:
         outer: Broker | None = None
         wanted = BrokerConfig(kind=kind, port=free_port())
@@ -187,6 +201,7 @@ def real_fleet(folder: Path, kind: str, **rounds: Any) -> Iterator[RealFleet]:
             release=ReleaseConfig(wait_s=30.0),
             rollout=AT_ONCE,
         )
+        config = replace(config, **(changes or {}))
         settings = create_fleet(folder, config)
         key = load_signing_key(folder / config.keys).public_hex
         with contextlib.ExitStack() as briefly:  # addresses and certificates; the server starts its own
@@ -194,7 +209,7 @@ def real_fleet(folder: Path, kind: str, **rounds: Any) -> Iterator[RealFleet]:
             for client in data.clients:
                 edge = device_settings(config, broker, key, client.name, str(client.source))
                 write_settings(folder / client.name / "edge.toml", edge)
-        fleet = RealFleet(folder, tuple(client.name for client in data.clients), outer)
+        fleet = make(folder, tuple(client.name for client in data.clients), outer)
         stack.callback(fleet.stop)
         yield fleet
 
