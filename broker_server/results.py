@@ -23,11 +23,13 @@ from broker_server.report.schema import (
     LatencyFigures,
     LocalOnlyFigures,
     ModelFigures,
+    OwnFigures,
     RoundFigures,
     RunReport,
 )
 from broker_server.report.words import size
 from broker_server.rollout.figures import FIGURES, ReleaseFigures
+from broker_server.run_plan import stages_of
 from broker_server.stages import FINE_TUNING, Stages
 from compression.records import Record, loads, to_plain
 from edge_client.health import architecture
@@ -67,8 +69,9 @@ def client_figures(
     rounds: Sequence[RoundRecord],
     report: ReleaseReport | None,
     tuning: FineTuning | None = None,
+    own: EvaluationSums | None = None,
 ) -> ClientFigures:
-    """One device for the report."""
+    """One device for the report; `own` is of the final weights on its validation examples."""
     parts = [record.clients[name] for record in rounds if name in record.clients]
     health = [part.health for part in parts if part.health]
     health += [report.health] if report and report.health else []
@@ -91,6 +94,7 @@ def client_figures(
         int8_latency_ms=LatencyFigures(report.latency_p50_ms, report.latency_p99_ms)
         if report
         else LatencyFigures(),
+        own=OwnFigures.of(own) if own else OwnFigures(),
         fleet_accuracy=_accuracy(tuning.before.get(name)) if tuning else None,
         tuned_accuracy=_accuracy(tuning.after.get(name)) if tuning else None,
     )
@@ -145,13 +149,14 @@ def build_report(
     reports = ledger.release_reports(release.version) if release else {}
     hellos = ledger.devices()
     final = records[-1].evaluation if records else None
+    own = _final_evaluations(stages, config)
     told = ledger.fact(FINE_TUNING)
     tuning = loads(FineTuning, told.encode(), max_bytes=1 << 26) if told else None
     return RunReport(
         dataset=facts.dataset,
         devices=len(hellos),
         broker=facts.broker,
-        wall_s=time.time() - facts.started,
+        wall_s=now() - facts.started,
         data=DataFigures(
             kind=config.model.kind,
             classes=spec.classes,
@@ -167,7 +172,8 @@ def build_report(
         local_only=LocalOnlyFigures.of({name: result.sums for name, result in comparison.local.items()}),
         bytes=_traffic(stages, rounds),
         clients=tuple(
-            client_figures(name, hello, records, reports.get(name), tuning) for name, hello in hellos.items()
+            client_figures(name, hello, records, reports.get(name), tuning, own.get(name))
+            for name, hello in hellos.items()
         ),
         incidents=tuple(
             Incident(max(0.0, entry.at - facts.started), entry.who, entry.what, entry.remedy)
@@ -179,6 +185,13 @@ def build_report(
         simulated_note=SIMULATED_NOTE.format(machine=architecture()) if facts.simulated else None,
         started=datetime.fromtimestamp(facts.started, UTC).isoformat(timespec="seconds"),
     )
+
+
+def _final_evaluations(stages: Stages, config: ServerConfig) -> dict[str, EvaluationSums]:
+    """What each device found of the final weights."""
+    kinds = [stage.kind for stage in stages_of(config)]
+    results = stages.ledger.results(kinds.index("evaluate")) if "evaluate" in kinds else {}
+    return {name: result.evaluation for name, result in results.items() if result.evaluation is not None}
 
 
 def _traffic(stages: Stages, rounds: Sequence[RoundFigures]) -> ByteFigures:

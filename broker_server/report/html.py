@@ -15,6 +15,7 @@ from broker_server.report.tables import (
     confusion_grid,
     examples_grid,
     facts,
+    fairness_grid,
     incidents_grid,
     models_grid,
     release_grid,
@@ -42,6 +43,7 @@ def to_html(report: RunReport) -> str:
         _section(
             "Devices",
             _table(clients_grid(report)),
+            _table(fairness_grid(report)),
             _table(release_grid(report)),
             _side_by_side(_table(examples_grid(report), heat=True), *other),
         ),

@@ -226,6 +226,29 @@ class GateFigures(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class OwnFigures(Record):
+    """How the final weights do on one device's own validation examples.
+
+    Recall and false negatives are of the second of two classes; None for more classes.
+    """
+
+    examples: Count | None = None
+    accuracy: Share | None = None
+    recall: Share | None = None
+    false_negatives: Count | None = None
+    false_positives: Count | None = None
+    auc: Share | None = None
+
+    @classmethod
+    def of(cls, sums: EvaluationSums) -> OwnFigures:
+        """From a device's counts."""
+        negatives = positives = None
+        if sums.classes == 2:
+            _, positives, negatives, _ = sums.confusion
+        return cls(sums.examples, sums.accuracy, sums.recall, negatives, positives, sums.auc)
+
+
+@dataclass(frozen=True, slots=True)
 class ClientFigures(Record):
     """One device: what it has, what it cost, what it runs now."""
 
@@ -244,6 +267,7 @@ class ClientFigures(Record):
     model_version: Count | None = None
     gate: GateFigures = GateFigures()
     int8_latency_ms: LatencyFigures = LatencyFigures()
+    own: OwnFigures = OwnFigures()
     fleet_accuracy: Share | None = None  # on its validation examples, before local fine-tuning ...
     tuned_accuracy: Share | None = None  # ... and after it
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import pstdev
 from typing import Generic, TypeVar
 
 from broker_server.report import words
@@ -147,6 +148,36 @@ def clients_grid(report: RunReport, *, most: int | None = None) -> Grid:
 def _cut(report: RunReport, shown: Sequence[ClientFigures]) -> str:
     left_out = len(report.clients) - len(shown)
     return f"{words.plural(left_out, 'more device')} not shown." if left_out else ""
+
+
+_OWN: tuple[Column[ClientFigures], ...] = (
+    Column("Device", lambda c: c.name, numeric=False),
+    Column("Examples", lambda c: words.count(c.own.examples)),
+    Column("Accuracy", lambda c: words.share(c.own.accuracy)),
+    Column("Recall", lambda c: words.share(c.own.recall)),
+    Column("False negatives", lambda c: words.count(c.own.false_negatives)),
+    Column("False positives", lambda c: words.count(c.own.false_positives)),
+    Column("AUC", lambda c: words.share(c.own.auc)),
+)
+
+
+def fairness_grid(report: RunReport, *, most: int | None = None) -> Grid:
+    """How evenly the final weights serve the devices, the worst served first."""
+    measured = [client for client in report.clients if client.own.accuracy is not None]
+    order = sorted(measured, key=lambda client: (client.own.accuracy or 0.0, client.name))
+    shown = order[:most]
+    left_out = len(order) - len(shown)
+    note = [_spread([client.own.accuracy or 0.0 for client in order])] if len(order) > 1 else []
+    note += [f"{words.plural(left_out, 'better served device')} not shown."] if left_out else []
+    title = "How evenly: the final weights on each device's own validation examples"
+    return _grid(title, _OWN, shown, brief=most is not None, note=" ".join(note))
+
+
+def _spread(accuracies: Sequence[float]) -> str:
+    return (
+        f"Accuracy from {min(accuracies):.3f} to {max(accuracies):.3f}, standard deviation "
+        f"{pstdev(accuracies):.3f} between devices."
+    )
 
 
 def release_grid(report: RunReport, *, most: int | None = None) -> Grid:

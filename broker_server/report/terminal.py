@@ -13,6 +13,7 @@ from broker_server.report.tables import (
     Grid,
     clients_grid,
     confusion_grid,
+    fairness_grid,
     incidents_grid,
     models_grid,
     release_grid,
@@ -35,6 +36,8 @@ def print_report(report: RunReport, console: Console) -> None:
         _print_grid(confusion_grid(report), console)
     _print_grid(traffic_grid(report), console)
     _print_grid(clients_grid(report, most=MAX_CLIENTS), console)
+    if any(client.own.accuracy is not None for client in report.clients):
+        _print_grid(fairness_grid(report, most=MAX_CLIENTS), console)
     _print_grid(release_grid(report, most=MAX_CLIENTS), console)
     if report.incidents:
         _print_grid(incidents_grid(report), console)

@@ -17,6 +17,7 @@ from broker_server.report.schema import (
     LatencyFigures,
     LocalOnlyFigures,
     ModelFigures,
+    OwnFigures,
     RoundFigures,
     RunReport,
 )
@@ -64,6 +65,7 @@ def sample_client(index: int, classes: tuple[str, ...] = CLASSES) -> ClientFigur
         architecture="x86_64",
         model_version=1,
         gate=GateFigures("activated", "", 0.961 - 0.004 * index, 0.963, sum(counts.values()) // 5),
+        own=OwnFigures(40, 0.95 - 0.05 * index, 0.9, 2 + index, 1, 0.97),
         int8_latency_ms=LatencyFigures(0.082 + 0.006 * index, 0.171 + 0.03 * index, 200),
     )
 

@@ -21,14 +21,16 @@ from broker_server.report.schema import (
     DataFigures,
     GateFigures,
     Incident,
+    OwnFigures,
     RoundFigures,
     RunReport,
 )
 from broker_server.report.style import DARK, LIGHT
 from broker_server.report.svg import COLOURS
-from broker_server.report.tables import spread
+from broker_server.report.tables import fairness_grid, spread
 from broker_server.report.terminal import print_report
 from broker_server.report.write import write_report
+from edge_client.wire.evaluation import EvaluationSums
 from tests.broker_server.report_samples import bare_report, sample_report, sample_rounds
 from tests.edge_client.strategies import records
 
@@ -357,3 +359,19 @@ def test_only_a_refusal_has_its_reason_under_the_table() -> None:
     for view in (terminal(replace(report, clients=clients)), to_html(replace(report, clients=clients))):
         assert "device-2: accuracy 0.41 is below 0.91." in view
         assert "all is well" not in view
+
+
+def test_the_worst_served_device_comes_first_and_the_spread_is_said() -> None:
+    grid = fairness_grid(sample_report())
+    assert [row[0] for row in grid.rows] == ["device-4", "device-3", "device-2", "device-1"]
+    assert dict(zip(grid.headers, grid.rows[0], strict=True))["False negatives"] == "5"
+    assert "from 0.800 to 0.950, standard deviation 0.056" in grid.note  # of 0.80, 0.85, 0.90, 0.95
+    assert fairness_grid(sample_report(), most=2).note.endswith("2 better served devices not shown.")
+    assert fairness_grid(bare_report()).rows == ()
+
+
+def test_a_devices_own_figures_follow_from_its_counts() -> None:
+    own = OwnFigures.of(EvaluationSums(1.0, (6, 1, 2, 3)))
+    assert (own.examples, own.false_positives, own.false_negatives) == (12, 1, 2)
+    assert own.recall == 3 / 5 and own.accuracy == 9 / 12
+    assert OwnFigures.of(EvaluationSums(1.0, (1,) * 9)).recall is None
