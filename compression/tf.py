@@ -37,13 +37,20 @@ def tensorflow() -> Any:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without the converter's paragraphs of advice on standard error; what others write there comes after."""
+    with quiet_loggers(), _filtered_descriptor(2):
+        yield
+
+
+@contextmanager
+def quiet_loggers() -> Iterator[None]:
+    """Without warnings that go through `logging`, the root logger's own included; a progress bar goes on."""
     # A logger that is made before its module is imported would be of the wrong class.
     loggers = [logging.getLogger(name) for name, module in TALKATIVE.items() if module in sys.modules]
+    loggers.append(logging.getLogger())
     for logger in loggers:
         logger.addFilter(_is_error)  # not a level: the converter sets its own
     try:
-        with _filtered_descriptor(2):
-            yield
+        yield
     finally:
         for logger in loggers:
             logger.removeFilter(_is_error)

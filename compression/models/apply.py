@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from compression.models.pruning import prune
 from compression.models.ranges import RangeProgram, Ranges, quantise_with_ranges, range_program
 from compression.models.recipes import Recipe
 from compression.models.training import Examples, FloatArray, Report, answers, fit, one_hot, silent
-from compression.tf import tensorflow
+from compression.tf import quiet_loggers, tensorflow
 
 CALIBRATION_EXAMPLES = 200  # as the server's releases take
 
@@ -98,22 +99,35 @@ def _trained(
     def left(step: str, layers: Sequence[str]) -> None:
         skipped.extend(f"{step}: {layer}" for layer in layers)
 
+    zeros, clusters = recipe.prune is not None, recipe.cluster is not None
     if recipe.prune is not None:
-        network, layers = prune(network, recipe.prune, len(inputs), fine_tune)
+        with _step("prune", network):
+            network, layers = prune(network, recipe.prune, len(inputs), fine_tune)
         left("prune", layers)
     if recipe.cluster is not None:
-        network, layers = cluster(network, recipe.cluster, fine_tune, keep_zeros=recipe.prune is not None)
+        with _step("cluster", network):
+            network, layers = cluster(network, recipe.cluster, fine_tune, keep_zeros=zeros)
         left("cluster", layers)
     if recipe.aware is not None:
-        network, layers = train_aware(
-            network,
-            recipe.aware,
-            fine_tune,
-            keep_zeros=recipe.prune is not None,
-            keep_clusters=recipe.cluster is not None,
-        )
+        with _step("fake quantisation", network):
+            network, layers = train_aware(
+                network, recipe.aware, fine_tune, keep_zeros=zeros, keep_clusters=clusters
+            )
         left("fake quantisation", layers)
     return network, skipped
+
+
+@contextmanager
+def _step(name: str, network: Any) -> Iterator[None]:
+    """What tensorflow-model-optimization cannot do with a model, as an error of ours."""
+    try:
+        with quiet_loggers():
+            yield
+    except RecipeError:
+        raise
+    except (ValueError, TypeError, RuntimeError, NotImplementedError, tensorflow().errors.OpError) as exc:
+        lines = str(exc).strip().splitlines() or [type(exc).__name__]
+        raise RecipeError(f"model {network.name!r}, {name}: {lines[0][:300]}") from exc
 
 
 def _lessons(

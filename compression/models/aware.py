@@ -35,7 +35,8 @@ def train_aware(
             skipped.append(f"{layer.name} ({reason})")
         return layer
 
-    with keras.quantize_scope(), quiet():
+    own = {type(layer).__name__: type(layer) for layer in model.layers}  # a user's layers are among them
+    with keras.quantize_scope(own), quiet():
         fake = keras.quantize_apply(wrapped(model, annotate), scheme)
     fit(fake, epochs=aware.epochs, what="fake quantisation", callbacks=[])
     return fake, tuple(skipped)

@@ -11,6 +11,7 @@ and leaves weights of fewer than 1024 elements in float32 when it has no calibra
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,7 +98,8 @@ def export_function(
     converter = make_converter(function, model)
     set_quantisation(converter, recipe, calibration=calibration, ports=ports)
     try:
-        with quiet():
+        with quiet(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Statistics for quantized inputs")  # they were learnt
             tflite = bytes(converter.convert())
     except Exception as exc:  # the converter raises many types, each with a trace of its own
         raise ExportError(f"model {model.name!r} cannot be converted: {_first_line(exc)}") from exc

@@ -27,6 +27,7 @@ from compression.size_report import size_report
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SHAPE = (12, 12, 1)
+pytestmark = pytest.mark.timeout(900)  # training with three wrappers: 40 s alone, minutes beside others
 INT8_STEP = 1 / 256
 
 MINE = """
@@ -230,6 +231,35 @@ def test_a_layer_without_fake_quantisation_stays_in_float_and_is_named(examples:
     item = apply_recipe(odd, shortened(RECIPES["qat"]), classes=2, examples=examples)
     assert item.skipped == ("fake quantisation: elu (ELU has no fake quantisation)",)
     assert "ELU" in item.exported.float_ops
+
+
+@pytest.mark.slow
+def test_a_users_own_layer_is_named_and_not_a_stack_trace(examples: Examples) -> None:
+    from tf_keras import Sequential, layers
+
+    from compression.models.apply import apply_recipe
+
+    class Doubled(layers.Layer):  # type: ignore[misc]
+        def call(self, x: Any) -> Any:
+            return 2 * x
+
+    class Lost(Doubled):
+        """Cannot be made again from its configuration."""
+
+        def __init__(self, factor: int, **options: Any) -> None:
+            super().__init__(**options)
+            self.factor = factor
+
+    def with_layer(layer: Any) -> Any:
+        return Sequential([layers.Input(SHAPE), layers.Flatten(), layers.Dense(16), layer, layers.Dense(1)])
+
+    doubled = with_layer(Doubled(name="doubled"))
+    item = apply_recipe(doubled, shortened(RECIPES["qat"]), classes=2, examples=examples)
+    assert "fake quantisation: doubled (Doubled has no fake quantisation)" in item.skipped
+    with pytest.raises(RecipeError, match=r"fake quantisation: .*unsupported layer .*Doubled"):
+        apply_recipe(doubled, shortened(RECIPES["pqat"]), classes=2, examples=examples)
+    with pytest.raises(RecipeError, match="cannot be copied layer by layer"):
+        apply_recipe(with_layer(Lost(2)), RECIPES["pqat"], classes=2, examples=examples)
 
 
 def test_layers_that_cannot_be_pruned_say_why() -> None:
