@@ -10,7 +10,7 @@ from compression.command_line import Commands, command
 from edge_client.config import load_config
 from edge_client.device import slots
 from edge_client.options import add_config
-from edge_client.upgrade import OUTCOME
+from edge_client.upgrade import OUTCOME, STAGED
 from edge_client.upgrade.errors import UpgradeError
 
 
@@ -28,7 +28,7 @@ def add_upgrade(commands: Commands) -> None:
     parser.add_argument(
         "--outcome",
         action="store_true",
-        help=f"write a refusal to {OUTCOME} beside the file",
+        help="leave word of a refusal for the service",
     )
     add_config(parser)
 
@@ -41,7 +41,8 @@ def run_upgrade(arguments: argparse.Namespace) -> int:
         upgrade = install_package(arguments.file, load_config(arguments.config), prefix=prefix, state=state)
     except (UpgradeError, slots.SlotError, OSError) as exc:
         if arguments.outcome:
-            slots.write_json(arguments.file.with_name(OUTCOME), {"reason": str(exc)})
+            number = slots.read_json(arguments.file.with_name(STAGED)).get("number")
+            slots.write_json(prefix / OUTCOME, {"number": number, "reason": str(exc)})
         raise UpgradeError(str(exc)) from exc
     facts = {"version": upgrade.version, "build": upgrade.build, "number": upgrade.number}
     text = f"client {upgrade.version}, build {upgrade.build}: installed, runs from the next start on"

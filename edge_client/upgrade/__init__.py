@@ -1,3 +1,4 @@
 """Another client, signed, for a device that is far away: fetched by the agent, installed by root."""
 
-OUTCOME = "outcome.json"  # where root leaves word for the agent that it refused
+STAGED = "staged.json"  # the agent to root: a client waits; with the upgrade's number
+OUTCOME = "outcome.json"  # root to the agent, in root's own folder: refused, and why; with that number

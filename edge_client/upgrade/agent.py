@@ -4,13 +4,13 @@
 
     upgrade/client.upgrade   frame and archive (`edge_client.upgrade.package`)
     upgrade/staged.json      written last: a systemd path unit waits for it
-    upgrade/outcome.json     root's answer, where it refused
-    upgrade/memory.json      the newest upgrade, and whether its outcome was reported
+    upgrade/memory.json      the newest upgrade, and the last word on it
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,13 +20,13 @@ from compression.records import Record, RecordError, dumps, loads
 from edge_client.device import slots
 from edge_client.files import write_atomically
 from edge_client.session.blobs import BlobStore
-from edge_client.upgrade import OUTCOME
+from edge_client.upgrade import OUTCOME, STAGED
 from edge_client.upgrade.install import refusal
 from edge_client.upgrade.package import write_package
 from edge_client.wire.blobs import BlobRef
 from edge_client.wire.messages import Number, Upgrade, UpgradeReport
 
-FOLDER, PACKAGE, STAGED, MEMORY = "upgrade", "client.upgrade", "staged.json", "memory.json"
+FOLDER, PACKAGE, MEMORY = "upgrade", "client.upgrade", "memory.json"
 PREFIX_VARIABLE = "BRAMBLE_PREFIX"  # set by the launcher; without it nobody could start another client
 MAX_MEMORY_BYTES = 64 * 1024
 
@@ -73,12 +73,11 @@ class Upgrader:
         if self._asked is None:
             raise LookupError("no upgrade was asked for")
         (upgrade, frame), self._asked = self._asked, None
-        (self._folder / OUTCOME).unlink(missing_ok=True)
         write_package(self._folder / PACKAGE, frame, self._blobs.path(upgrade.archive.digest))
         report = UpgradeReport(number=upgrade.number, build=upgrade.build, outcome="staged")
         self._remember(Memory(upgrade.number, upgrade.build, report))
         self._blobs.path(upgrade.archive.digest).unlink(missing_ok=True)
-        write_atomically(self._folder / STAGED, b"{}")
+        write_atomically(self._folder / STAGED, json.dumps({"number": upgrade.number}).encode())
         return report
 
     def news(self) -> UpgradeReport | None:
@@ -88,9 +87,9 @@ class Upgrader:
             return None
         if int(self._running().get("build", 0)) == memory.build:
             return self._conclude(memory.number, memory.build, "running")
-        outcome = slots.read_json(self._folder / OUTCOME)
-        if outcome.get("reason"):
-            return self._conclude(memory.number, memory.build, "refused", str(outcome["reason"]))
+        outcome = slots.read_json(self._prefix / OUTCOME)
+        if outcome.get("number") == memory.number:
+            return self._conclude(memory.number, memory.build, "refused", str(outcome.get("reason", "")))
         trial = slots.read_json(self._state / slots.TRIAL)
         if trial.get("build") == memory.build and trial.get("state") == "failed":
             return self._conclude(memory.number, memory.build, "rolled-back", str(trial.get("reason", "")))

@@ -18,8 +18,8 @@ from edge_client.config import DataConfig, EdgeConfig
 from edge_client.device import slots, unpack
 from edge_client.session.address import BrokerAddress
 from edge_client.session.blobs import BlobStore
-from edge_client.upgrade import OUTCOME
-from edge_client.upgrade.agent import FOLDER, PACKAGE, STAGED, Upgrader
+from edge_client.upgrade import OUTCOME, STAGED
+from edge_client.upgrade.agent import FOLDER, PACKAGE, Upgrader
 from edge_client.upgrade.errors import UpgradeError
 from edge_client.upgrade.install import install_package
 from edge_client.upgrade.package import write_package
@@ -165,11 +165,13 @@ def test_by_hand(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
     )
     arguments = ["upgrade", str(case.package(case.signed())), "--config", str(settings)]
     arguments += ["--root", str(case.folder), "--outcome"]
+    (case.folder / STAGED).write_text('{"number": 1}')
     assert edge_main([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"version": "2.0", "build": 2000, "number": 1}
     assert edge_main(arguments) == 1
     assert "a replay" in capsys.readouterr().err
-    assert "a replay" in slots.read_json(case.folder / OUTCOME)["reason"]
+    word = slots.read_json(case.prefix / OUTCOME)
+    assert word["number"] == 1 and "a replay" in word["reason"]
 
 
 # ---- the agent's half ----
@@ -206,7 +208,9 @@ def test_a_client_that_failed_its_trial_is_reported(case: Case) -> None:
 
 def test_roots_refusal_is_reported(case: Case) -> None:
     staged(case, case.signed())
-    slots.write_json(case.state / FOLDER / OUTCOME, {"reason": "damaged"})
+    slots.write_json(case.prefix / OUTCOME, {"number": 0, "reason": "of the one before"})
+    assert case.upgrader().news() is None
+    slots.write_json(case.prefix / OUTCOME, {"number": 1, "reason": "damaged"})
     assert case.upgrader().news() == UpgradeReport(1, 2000, "refused", "damaged")
 
 
