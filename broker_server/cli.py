@@ -6,10 +6,10 @@ import argparse
 import logging
 import os
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from broker_server import clock
 from broker_server.broker.factory import OPTIONS
 from broker_server.config import load_config
 from broker_server.hand_commands import add_aggregate, add_evaluate
@@ -157,7 +157,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from broker_server.server import Server
     from broker_server.tracking.trackers import tracked
 
-    started = time.time()
+    started = clock.now()
     config, folder = load_config(arguments.config), arguments.config.resolve().parent
     stop = stop_on_signals()
     with (

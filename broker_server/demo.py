@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import shutil
 import threading
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from broker_server import clock
 from broker_server.baselines import BaselineJob, run_baselines
 from broker_server.clients import ClientProcesses
 from broker_server.config import (
@@ -116,7 +116,7 @@ def run_demo(options: DemoOptions, observer: RunObserver, stop: threading.Event)
 
 
 def _run_in(folder: Path, options: DemoOptions, observer: RunObserver, stop: threading.Event) -> RunReport:
-    started = time.time()
+    started = clock.now()
     observer.note(Note(f"dealing out {options.dataset}"))
     data = prepare_demo_data(
         options.dataset,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from broker_server import clock
 from broker_server.checks import RefusedError, max_payload_bytes
 from broker_server.rounds.machine import Reported
 from broker_server.stages import Stages
@@ -90,7 +91,7 @@ class Intake:
             self._stages.check(row.task, result, payload)
         except (RefusedError, BlobError) as exc:
             return self._refuse(device, result, str(exc))
-        self._stages.accept(row.task, device, result, payload, time.time())
+        self._stages.accept(row.task, device, result, payload, clock.now())
         self._tell(device, Receipt(task=result.task, accepted=True))
         self._accepted(device, result)
         return Reported(device)

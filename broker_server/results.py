@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from broker_server import clock
 from broker_server.baselines import BaselineResult
 from broker_server.config import ServerConfig
 from broker_server.records import FineTuning, RoundRecord
@@ -156,7 +156,7 @@ def build_report(
         dataset=facts.dataset,
         devices=len(hellos),
         broker=facts.broker,
-        wall_s=now() - facts.started,
+        wall_s=clock.now() - facts.started,
         data=DataFigures(
             kind=config.model.kind,
             classes=spec.classes,

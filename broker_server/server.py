@@ -13,9 +13,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from broker_server import clock
 from broker_server.broker.base import Broker, BrokerError
 from broker_server.checks import RefusedError
 from broker_server.config import ServerConfig
+from broker_server.disk import said_when_full
 from broker_server.errors import RunError
 from broker_server.ingest import Intake
 from broker_server.publisher import Publisher
@@ -118,8 +120,8 @@ class Server:
         Raises:
             RunError, BrokerError: the run cannot go on; what is done is kept.
         """
-        self._take_up()
-        with self._session:
+        with said_when_full(Path(self.config.state)), self._session:
+            self._take_up()
             self._session.wait_connected(30.0)
             while self._state.phase != "finished" and not stop.is_set():
                 self._turn()
@@ -132,7 +134,7 @@ class Server:
     def roll_out(self, stop: threading.Event) -> None:
         """Carry out the orders that wait in the ledger and lead the rollout to its end; no rounds."""
         self._rounds = False
-        with self._session:
+        with said_when_full(Path(self.config.state)), self._session:
             self._session.wait_connected(30.0)
             self._gather(stop)
             self._lead_rollout(stop)
@@ -244,7 +246,7 @@ class Server:
 
     def _close(self, command: CloseStage) -> None:
         clients, dropped_bytes = self._client_records(command)
-        record = self.stages.close(command, clients, dropped_bytes, time.time())
+        record = self.stages.close(command, clients, dropped_bytes, clock.now())
         if not (self._rules.overlapping and command.stage.kind == "train"):
             self._uploads.clear()
         for device, reason in command.dropped.items():
@@ -393,7 +395,7 @@ class Server:
         returned = device in self._hellos
         self._hellos[device] = hello
         self._present[device] = hello.session
-        self.stages.ledger.keep_hello(device, hello, time.time())
+        self.stages.ledger.keep_hello(device, hello, clock.now())
         if problem := self._problem_of(device, hello):
             if self._unfit.get(device) != problem:
                 self._incident(device, f"cannot take part: {problem}", "the run goes on without it")
@@ -451,7 +453,7 @@ class Server:
 
     def _incident(self, who: str, what: str, remedy: str) -> None:
         log.warning("%s: %s; %s", who, what, remedy)
-        self.stages.ledger.note(time.time(), who, what[:1000], remedy)
+        self.stages.ledger.note(clock.now(), who, what[:1000], remedy)
         self._observer.note(Note(f"{who}: {what}; {remedy}"[:1900], level="warning"))
 
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import reduce
 from operator import add
 from pathlib import Path
+from broker_server import clock
 
 from broker_server.aggregation import Aggregation
 from broker_server.checks import check_result
@@ -204,7 +205,7 @@ class Stages:
                 personal=self.aggregation.personal,
                 patient=trains and self.late.counts,
             )
-        self.ledger.keep_task(task, self.index, time.time())
+        self.ledger.keep_task(task, self.index, clock.now())
         return task
 
     def idle_task(self) -> Task:
@@ -213,7 +214,7 @@ class Stages:
         Numbers only grow, also after the ledger was lost: they are never below the time in seconds.
         """
         last = self.ledger.last_task()
-        number = max(int(time.time()), last.task.number + 1 if last else 0)
+        number = max(int(clock.now()), last.task.number + 1 if last else 0)
         return Task(fleet=self._config.fleet, run=self.ledger.fact("run") or "", number=number, kind="idle")
 
     def broadcast(self, task: Task) -> list[BlobRef]:

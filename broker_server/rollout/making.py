@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import reduce
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from broker_server import clock
 from broker_server.config import ServerConfig
 from broker_server.program import every_example, seeded_model
 from broker_server.rollout.figures import FIGURES, ReleaseFigures
@@ -175,7 +175,7 @@ def _record(
     return ModelRecord(
         version=release.version,
         parent=parent,
-        created=time.time(),
+        created=clock.now(),
         origin=origin[:500],
         recipe=recipe[:500],
         metrics=metrics,

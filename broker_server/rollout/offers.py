@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import replace
 
+from broker_server import clock
 from broker_server.publisher import Publisher
 from broker_server.rollout.registry import ModelRecord, Registry
 from broker_server.rollout.sources import shorter_ways
@@ -93,7 +93,7 @@ class Offers:
 
     def _next_order(self) -> int:
         """Orders only grow, also after the ledger was lost: they are never below the time in seconds."""
-        order = max(int(time.time()), int(self._ledger.fact(LAST_ORDER) or 0) + 1)
+        order = max(int(clock.now()), int(self._ledger.fact(LAST_ORDER) or 0) + 1)
         self._ledger.set_fact(LAST_ORDER, str(order))
         return order
 
