@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from compression.command_line import Commands, command, count, names
 from compression.commands import CommandError
-from compression.models.recipes import choose_recipes
+from compression.models.recipes import Recipe, choose_recipes, read_recipes
 from compression.progress import progress_bar
 from compression.recipe_commands import add_data, known_recipes, printed
 
@@ -48,36 +49,21 @@ def add_compare(commands: Commands) -> None:
 def _compare(arguments: argparse.Namespace) -> int:
     if (arguments.positional is None) == (arguments.model is None):
         raise CommandError("name one model: bramble-compress compare MODEL --data KIND:PATH")
-    model = arguments.model or arguments.positional
-    files = [Path(name) for name in arguments.recipes if name.endswith(".toml")]
-    known = dict(known_recipes(None))
-    chosen = [name for name in arguments.recipes if not name.endswith(".toml")]
-    for file in files:
-        own = known_recipes(file)
-        chosen += [name for name in own if name not in known or own[name] != known[name]]
-        known |= own
-    recipes = choose_recipes(dict.fromkeys([FIRST, *(chosen or known)]), known)
+    recipes = chosen_recipes(arguments.recipes)
 
-    from benchmarks.plot import check_plot_file  # noqa: PLC0415 - all of them bring more than the program needs
-    from benchmarks.recipes import data as sources  # noqa: PLC0415
-    from benchmarks.recipes.compare import compare_recipes  # noqa: PLC0415
+    from benchmarks.plot import check_plot_file  # noqa: PLC0415 - all bring more than the program needs
+    from benchmarks.recipes.compare import compare_model  # noqa: PLC0415
     from benchmarks.recipes.show import comparison_text, draw_front  # noqa: PLC0415
 
     if arguments.plot is not None:
         check_plot_file(arguments.plot)
-    if arguments.keep is not None:
-        arguments.keep.mkdir(parents=True, exist_ok=True)
     with progress_bar() as report:
-        data = sources.load_examples(
-            arguments.data, sources.input_shape(model, arguments.input), seed=arguments.seed
-        )
-        trained = sources.trained_model(
-            model, data, epochs=arguments.epochs, seed=arguments.seed, report=report
-        )
-        results = compare_recipes(
-            trained,
+        data, results = compare_model(
+            arguments.model or arguments.positional,
             recipes,
-            data,
+            source=arguments.data,
+            shape=arguments.input,
+            epochs=arguments.epochs,
             devices=arguments.devices,
             seed=arguments.seed,
             keep=arguments.keep,
@@ -86,3 +72,13 @@ def _compare(arguments: argparse.Namespace) -> int:
     if arguments.plot is not None:
         draw_front(results, arguments.plot)
     return printed(arguments, [result.plain() for result in results], comparison_text(results, data))
+
+
+def chosen_recipes(given: Sequence[str]) -> list[Recipe]:
+    """Recipes by name and all of each TOML file named, float32 first; all that are shipped for none."""
+    known, chosen = dict(known_recipes(None)), list[str]()
+    for name in given:
+        own = read_recipes(Path(name)) if name.endswith(".toml") else {}
+        known |= own
+        chosen += own or [name]
+    return choose_recipes(dict.fromkeys([FIRST, *(chosen or known)]), known)

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.recipes.data import RecipeData, shards
+from benchmarks.recipes.data import RecipeData, input_shape, load_examples, shards, trained_model
 from benchmarks.recipes.measure import FileFigures, Quality, file_figures, judge
 from broker_server.calibration import merge_ranges
+from broker_server.models import RANDOM
 from compression.errors import BrambleError
 from compression.models.apply import CALIBRATION_EXAMPLES, AskDevices, Compressed, apply_recipe
 from compression.models.ranges import RangeProgram, Ranges
@@ -22,6 +23,7 @@ from edge_client.inference.ranges import measure_ranges
 DEVICES = 4
 CLIP_PERCENT = 0.0
 LEAST_DEVICE_EXAMPLES = 8
+DRY_RUN = "a backbone of random weights, so its accuracy says nothing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,30 @@ class RecipeResult:
         found = {name: getattr(self.quality, name, getattr(self.figures, name, None)) for name in names}
         own = {name: getattr(self, name) for name in RecipeResult.__dataclass_fields__}
         return {name: value for name, value in own.items() if name not in ("quality", "figures")} | found
+
+
+def compare_model(
+    model: str,
+    recipes: Sequence[Recipe],
+    *,
+    source: str,
+    shape: Sequence[int] | None = None,
+    epochs: int | None = None,
+    devices: int = DEVICES,
+    seed: int = 0,
+    keep: Path | None = None,
+    report: Report = silent,
+) -> tuple[RecipeData, list[RecipeResult]]:
+    """`compare_recipes` for what a person types: the model as `trained_model` takes it, ``KIND:PATH``.
+
+    Raises:
+        BrambleError: model and data cannot be used, or not together.
+    """
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+    data = load_examples(source, input_shape(model, shape), seed=seed)
+    trained = trained_model(model, data, epochs=epochs, seed=seed, report=report)
+    return data, compare_recipes(trained, recipes, data, devices=devices, seed=seed, keep=keep, report=report)
 
 
 def compare_recipes(
@@ -122,7 +148,10 @@ def _result(
         recipe=recipe.name,
         summary=recipe.summary,
         calibration=_calibration(recipe),
-        simulated=f"{devices} devices, on this machine" if federated else "",
+        simulated="; ".join(
+            [f"{devices} devices, on this machine"] * federated
+            + [DRY_RUN] * str(model.name).endswith(f"_{RANDOM}")
+        ),
     )
     try:
         made: Compressed = apply_recipe(

@@ -20,9 +20,9 @@ import tf_keras
 from tf_keras import layers
 
 from broker_server.models.errors import ModelError
+from broker_server.models.zoo import RANDOM
 
 CUT = "features"
-RANDOM = "random"  # in place of a file: a dry run
 IMAGENET = "imagenet"
 
 SWAPPED = ((0.0, 0.0, 255.0), (0.0, 255.0, 0.0), (255.0, 0.0, 0.0))  # red, green, blue to blue, green, red

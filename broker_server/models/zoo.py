@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 from broker_server.models.errors import ModelError
 
+RANDOM = "random"  # after the @ of a transfer model, in place of a file: a dry run
+
 Build = Callable[[Sequence[int], int], Any]  # (input shape, number of classes) -> tf_keras.Model
 
 
