@@ -6,7 +6,6 @@ from broker_server.rollout.machine import Abort, Pause, Promote, RolloutState
 from broker_server.rollout.orders import MAX_ORDER_BYTES, REFUSED, Order
 from broker_server.rollout.planning import RolloutError
 from broker_server.rollout.release import Rollout
-from broker_server.store.ledger import Ledger
 from compression.errors import BrambleError
 from compression.records import loads
 
@@ -14,9 +13,8 @@ from compression.records import loads
 class Desk:
     """Carries out what commands have written into the ledger."""
 
-    def __init__(self, rollout: Rollout, ledger: Ledger) -> None:
+    def __init__(self, rollout: Rollout) -> None:
         self._rollout = rollout
-        self._ledger = ledger
 
     def take_orders(self, online: frozenset[str]) -> None:
         """Answer every order that waits."""
@@ -84,7 +82,7 @@ class Desk:
 
     def _pin(self, order: Order) -> str:
         rollout, device = self._rollout, order.device
-        hello = self._ledger.devices().get(device)
+        hello = rollout.store.hello(device)
         if hello is None:
             raise RolloutError(f"there is no device {device!r} in this fleet")
         if order.kind == "pin":

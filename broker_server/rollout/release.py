@@ -7,9 +7,9 @@ what devices report, and keeps both in the ledger, so that a server that is kill
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import replace
 
+from broker_server import clock
 from broker_server.config import ServerConfig
 from broker_server.publisher import Publisher
 from broker_server.report.observer import Note, ReleaseResult, RunObserver
@@ -32,7 +32,7 @@ from broker_server.rollout.machine import (
 )
 from broker_server.rollout.making import ModelMaker
 from broker_server.rollout.offers import Offers, is_wide
-from broker_server.rollout.planning import plan_waves
+from broker_server.rollout.planning import RolloutError, plan_waves
 from broker_server.rollout.registry import ModelRecord, Registry
 from broker_server.stages import Stages
 from broker_server.store.models import ModelStore
@@ -82,8 +82,10 @@ class Rollout:
         self._published = 0.0
         self._deadline = self._grace_ends = 0.0  # for the answers to a rollback
         if (last := self.store.last_rollout(RolloutState, Release)) is not None:
-            self._number, self._state, self._release = last
-            log.info("model %d: %s", self._state.version, self._state.phase)
+            self._number, state, self._release = last
+            # the clock may have been set back since: what began in the future would never be over
+            self._state = replace(state, since=min(state.since, clock.now()))
+            log.info("model %d: %s", state.version, state.phase)
 
     # ---- where it stands ----
 
@@ -104,16 +106,16 @@ class Rollout:
 
     def busy(self, online: frozenset[str]) -> bool:
         """Whether the server is still needed: a wave is at work, or somebody has not answered."""
-        if any(device in online and time.time() < until for device, until in self._directed.items()):
+        if any(device in online and clock.now() < until for device, until in self._directed.items()):
             return True
         if self._state is None:
             return False
         if self._state.phase in ("offering", "observing"):
             return True
-        if self._state.phase != "rolled-back" or time.time() > self._deadline:
+        if self._state.phase != "rolled-back" or clock.now() > self._deadline:
             return False
         missing = frozenset(self._state.offered) - self._heard
-        return bool(missing if time.time() < self._grace_ends else missing & online)
+        return bool(missing if clock.now() < self._grace_ends else missing & online)
 
     # ---- what somebody wants ----
 
@@ -126,9 +128,13 @@ class Rollout:
             record = self.maker.from_weights(self.next_version(), self.current)
             self.registry.add(record)
             self._ledger.keep_release(record.release)
-            self.start(record, online)
-        elif self._state is None:
+            made.append(record)
+        elif self._state is not None:
+            return
+        try:
             self.start(made[-1], online)
+        except RolloutError as exc:  # a canary that is no device: the run is done all the same
+            self.note(f"model {made[-1].version} is not rolled out: {exc}", warn=True)
 
     def start(self, record: ModelRecord, online: frozenset[str]) -> None:
         """Begin the rollout of a version; one at work is left where it is."""
@@ -156,7 +162,7 @@ class Rollout:
             waves=(everyone,),
             back_to=back_to,
             phase="rolled-back",
-            since=time.time(),
+            since=clock.now(),
             reason=reason,
         )
         self._release = self._offers.make(self.registry.get(back_to), rollback=True)
@@ -174,7 +180,7 @@ class Rollout:
         report = self._ledger.release_reports(wanted).get(device)
         if report is not None and report.outcome == "refused" and device not in pins:
             return
-        self._directed[device] = time.time() + self._rules.decide_s
+        self._directed[device] = clock.now() + self._rules.decide_s
         if self._offers.direct(device, wanted, hello.model_version):
             self.note(f"{device} has model {hello.model_version} and should have {wanted}")
 
@@ -193,9 +199,10 @@ class Rollout:
     def tick(self, online: frozenset[str]) -> None:
         """Let time pass; publish again what is not answered."""
         for device in online - self._greeted:  # a restarted server hears no hello of those that stayed
-            self.on_hello(device, self._ledger.devices()[device])
+            if (hello := self.store.hello(device)) is not None:
+                self.on_hello(device, hello)
         self.feed(Tick(online))
-        if self._release is not None and time.time() - self._published >= REPUBLISH_S and self.busy(online):
+        if self._release is not None and clock.now() - self._published >= REPUBLISH_S and self.busy(online):
             self._publish()
 
     def on_hello(self, device: str, hello: Hello) -> None:
@@ -226,13 +233,13 @@ class Rollout:
 
     def _note_active(self, device: str, version: int) -> None:
         """What a device has now, without waiting for its next hello."""
-        hello = self._ledger.devices().get(device)
+        hello = self.store.hello(device)
         if hello is not None and hello.model_version != version:
-            self._ledger.keep_hello(device, replace(hello, model_version=version), time.time())
+            self._ledger.keep_hello(device, replace(hello, model_version=version), clock.now())
 
     def on_health(self, device: str, health: ModelHealth) -> None:
         """How a model does on a device after the switch."""
-        self.store.keep_health(device, health.version, health, time.time())
+        self.store.keep_health(device, health.version, health, clock.now())
         state = self.at_work
         if state is None or health.version != state.version or device not in state.taken:
             return
@@ -261,7 +268,7 @@ class Rollout:
         if self._state is None:
             return
         before = self._state
-        self._state, commands = step(before, event, self._rules, time.time())
+        self._state, commands = step(before, event, self._rules, clock.now())
         if self._state != before:
             self.store.update_rollout(self._number, self._state)
         for command in commands:
@@ -294,14 +301,14 @@ class Rollout:
 
     def _expect_answers(self) -> None:
         self._heard = set()
-        self._deadline = time.time() + self._rules.decide_s
-        self._grace_ends = time.time() + self._rules.grace_s
+        self._deadline = clock.now() + self._rules.decide_s
+        self._grace_ends = clock.now() + self._rules.grace_s
         self._publish()
 
     def _publish(self) -> None:
         if self._release is None or self._state is None:
             return
-        self._published = time.time()
+        self._published = clock.now()
         broadcast = is_wide(self._state.offered, self._ledger.devices())
         self._offers.to_everyone(self._for_now(self._release, self._state), broadcast=broadcast)
 

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from broker_server.store.ledger import MAX_RECORD_BYTES
 from compression.records import Record, dumps, loads
+from edge_client.wire.messages import Hello
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS models (
@@ -90,6 +91,11 @@ class ModelStore:
         ]
 
     # ---- single devices ----
+
+    def hello(self, device: str) -> Hello | None:
+        """What a device said of itself last; of one device, since all of a large fleet take a second."""
+        row = self._db.execute("SELECT hello FROM devices WHERE name = ?", (device,)).fetchone()
+        return _record(Hello, row[0]) if row else None
 
     def pin(self, device: str, version: int | None) -> None:
         """Keep a device at a version; None lets it go."""

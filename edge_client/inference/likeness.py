@@ -23,6 +23,7 @@ EXAMPLES_A_FEATURE = 2  # fewer training examples than this say too little about
 QUANTILE = 0.99  # of the device's own validation examples, which are answered
 SMALLEST_LIMIT = 2.0  # twice the typical distance, whatever a small validation set says
 RIDGE = 1e-6
+PIXELS_AT_ONCE = 1 << 18  # float64 and some copies of it: 10 MB
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -32,7 +33,14 @@ def describe(inputs: Floats, input: ImageInput | TableInput) -> Doubles:
     """Features [N, d] of preprocessed inputs [N, *input.shape]; d is at most `MAX_FEATURES`."""
     if isinstance(input, TableInput):
         return _describe_rows(np.clip(inputs.astype(np.float64), -10, 10))
-    return _describe_pictures((inputs.astype(np.float64) - input.offset) / (input.scale * 255))
+    step = max(1, PIXELS_AT_ONCE // int(np.prod(input.shape)))
+    parts = [
+        _describe_pictures(
+            (inputs[start : start + step].astype(np.float64) - input.offset) / (input.scale * 255)
+        )
+        for start in range(0, len(inputs), step)
+    ]
+    return np.concatenate(parts) if parts else np.zeros((0, MAX_FEATURES))
 
 
 def moments(features: Doubles) -> CalibrationSums:
