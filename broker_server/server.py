@@ -100,7 +100,7 @@ class Server:
             self.stages, self._uploads, self._publisher.tell, self._on_accepted, self._on_failure
         )
         self._rollout = Rollout(config, self.stages, models, self._publisher, observer, signer)
-        self._desk = Desk(self._rollout, self.stages.ledger)
+        self._desk = Desk(self._rollout)
         self._rules = rules_of(config)
         self._state = self.stages.resume(time.monotonic())
         self._task: Task | None = None
