@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import logging
 import secrets
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import reduce
 from operator import add
 from pathlib import Path
-from broker_server import clock
 
+from broker_server import clock
 from broker_server.aggregation import Aggregation
 from broker_server.checks import check_result
 from broker_server.codec_control import choose_codec
@@ -45,6 +44,7 @@ log = logging.getLogger(__name__)
 
 
 FINE_TUNING = "fine_tuning"  # a fact in the ledger
+CLOSING_BYTES = "closing_bytes_up"  # fact: what devices sent in the stages after the last round
 
 
 class Stages:
@@ -263,14 +263,23 @@ class Stages:
                     self.ledger.set_fact("statistics", self._merged_statistics(results).digest)
                 elif command.stage.kind == "finetune":
                     self.ledger.set_fact(FINE_TUNING, dumps(fine_tuning(results)).decode())
+                    record = self._amend(
+                        command.stage.round, lambda last: with_traffic(last, clients, dropped_bytes)
+                    )
                 else:
                     record = self._amend(
                         command.stage.round,
                         lambda last: with_traffic(with_evaluation(last, results), clients, dropped_bytes),
                     )
+                if command.stage.kind != "statistics":
+                    self._count_closing_bytes(clients)
                 self._mark_closed(command)
         self._prune()
         return record
+
+    def _count_closing_bytes(self, clients: Mapping[str, ClientRecord]) -> None:
+        before = int(self.ledger.fact(CLOSING_BYTES) or 0)
+        self.ledger.set_fact(CLOSING_BYTES, str(before + sum(part.bytes_up for part in clients.values())))
 
     def _round_record(
         self, command: CloseStage, clients: Mapping[str, ClientRecord], now: float
