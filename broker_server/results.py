@@ -30,7 +30,7 @@ from broker_server.report.schema import (
 from broker_server.report.words import size
 from broker_server.rollout.figures import FIGURES, ReleaseFigures
 from broker_server.run_plan import stages_of
-from broker_server.stages import FINE_TUNING, Stages
+from broker_server.stages import CLOSING_BYTES, FINE_TUNING, Stages
 from compression.records import Record, loads, to_plain
 from edge_client.health import architecture
 from edge_client.wire.evaluation import EvaluationSums
@@ -39,7 +39,8 @@ from edge_client.wire.messages import Hello, ReleaseReport
 CENTRALISED = "centralised"
 COUNTED = (
     "PUBLISH packets of the rounds, MQTT headers and control messages included. The training program and "
-    "the first weights, delivered once, are not in them: {setup} to all devices together."
+    "the first weights, delivered once, are not in them: {setup} to all devices together. Nor is what the "
+    "devices sent after the last round, the closing evaluation: {closing} from all together."
 )
 
 
@@ -196,8 +197,14 @@ def _final_evaluations(stages: Stages, config: ServerConfig) -> dict[str, Evalua
 
 def _traffic(stages: Stages, rounds: Sequence[RoundFigures]) -> ByteFigures:
     setup = int(stages.ledger.fact("setup_bytes") or 0)
-    counted = COUNTED.format(setup=size(float(setup)))
-    return ByteFigures.of(rounds, float32_bytes=4 * stages.parameters, setup_total=setup, counted=counted)
+    closing = int(stages.ledger.fact(CLOSING_BYTES) or 0)
+    return ByteFigures.of(
+        rounds,
+        float32_bytes=4 * stages.parameters,
+        setup_total=setup,
+        closing_up_total=closing,
+        counted=COUNTED.format(setup=size(float(setup)), closing=size(float(closing))),
+    )
 
 
 def _release_figures(stages: Stages) -> ReleaseFigures | None:

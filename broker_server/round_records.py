@@ -18,13 +18,13 @@ def with_evaluation(record: RoundRecord, results: Mapping[str, Result]) -> Round
 
 
 def with_traffic(record: RoundRecord, clients: Mapping[str, ClientRecord], dropped_bytes: int) -> RoundRecord:
-    """The last round's step goes out with the evaluation: its bytes belong to that round."""
+    """The last round's step goes out with the evaluation: its bytes belong to that round.
+
+    What devices send then is no update: their sums, for the released model too, are several times larger than
+    a small model's and are counted apart.
+    """
     parts = {
-        name: replace(
-            part,
-            bytes_up=part.bytes_up + clients[name].bytes_up,
-            bytes_down=part.bytes_down + clients[name].bytes_down,
-        )
+        name: replace(part, bytes_down=part.bytes_down + clients[name].bytes_down)
         if name in clients
         else part
         for name, part in record.clients.items()

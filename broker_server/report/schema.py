@@ -153,6 +153,7 @@ class ByteFigures(Record):
         up_per_client_round: mean over every update that was counted.
         down_per_client_round: mean over every device that was asked, counted in the end or not.
         setup_total: to all devices together, once a run: the training program and the first weights.
+        closing_up_total: from all devices together after the last round: their evaluation of its weights.
         counted: what the figures include, as a sentence.
     """
 
@@ -164,6 +165,7 @@ class ByteFigures(Record):
     up_total: Count | None = None
     down_total: Count | None = None
     setup_total: Count | None = None
+    closing_up_total: Count | None = None
     counted: Sentence | None = None
 
     @classmethod
@@ -173,6 +175,7 @@ class ByteFigures(Record):
         *,
         float32_bytes: int,
         setup_total: int | None = None,
+        closing_up_total: int | None = None,
         counted: str | None = None,
     ) -> ByteFigures:
         """From the rounds; `float32_bytes` is the size of all weights as plain float32."""
@@ -189,6 +192,7 @@ class ByteFigures(Record):
             up_total=up,
             down_total=down,
             setup_total=setup_total,
+            closing_up_total=closing_up_total,
             counted=counted,
         )
 

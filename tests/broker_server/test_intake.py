@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from broker_server import clock
 from broker_server.checks import RefusedError
 from broker_server.config import ModelConfig, RoundsConfig, ServerConfig
 from broker_server.errors import RunError
 from broker_server.ingest import Intake
+from broker_server.records import ClientRecord
+from broker_server.results import RunFacts, build_report
 from broker_server.rounds.machine import CloseStage, Reported, Stage
 from broker_server.stages import Stages
 from broker_server.uploads import SLOT_TIMEOUT_S, SLOTS, Uploads
@@ -215,6 +218,21 @@ def test_after_closing_only_what_is_needed_stays_on_disk(desk: Desk) -> None:
     again = Stages_again(desk)
     assert again.index == 1
     assert again.versions.latest == desk.stages.versions.latest
+
+
+def test_what_devices_send_after_the_last_round_is_no_update(desk: Desk) -> None:
+    part = ClientRecord(examples=10, loss=0.5, seconds=0.1, bytes_up=300, bytes_down=20)
+    desk.send("pi-1", desk.payload(1.0))
+    desk.stages.close(CloseStage(Stage("train", 1), desk.task.number, ("pi-1",), {}), {"pi-1": part}, 0, 0.0)
+    desk.task = desk.stages.make_task(Stage("evaluate", 1), NAMES, ())
+    closing = replace(part, bytes_up=9_000, bytes_down=70)
+    record = desk.stages.close(
+        CloseStage(Stage("evaluate", 1), desk.task.number, ("pi-1",), {}), {"pi-1": closing}, 0, 0.0
+    )
+    assert record is not None
+    assert (record.clients["pi-1"].bytes_up, record.clients["pi-1"].bytes_down) == (300, 90)
+    report = build_report(desk.stages, desk.config, RunFacts(dataset="d", broker="b", started=clock.now()))
+    assert (report.bytes.up_total, report.bytes.closing_up_total) == (300, 9_000)
 
 
 def Stages_again(desk: Desk) -> Stages:

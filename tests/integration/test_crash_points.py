@@ -1,4 +1,4 @@
-"""SIGKILL at named points of a round, and other faults: the run finishes, and the model is the same bit for bit.
+"""SIGKILL at named points of a round, and other faults: the run finishes, the model is the same bit for bit.
 
 Real processes and a real mosquitto. Every run has the same two devices, data and seed as an undisturbed one,
 so an update that was lost, or counted twice, would show in the digest of the weights.
