@@ -129,7 +129,7 @@ class Rollout:
             self.registry.add(record)
             self._ledger.keep_release(record.release)
             made.append(record)
-        elif self._state is not None:
+        elif any(state.version == made[-1].version for state in self.store.rollouts(RolloutState)):
             return
         try:
             self.start(made[-1], online)
