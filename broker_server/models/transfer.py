@@ -10,7 +10,9 @@ convolution makes of them what each was trained on, so that devices need to know
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,7 +113,8 @@ def _backbone(name: str, backbone: Backbone, weights: str, fed: Any) -> Any:
         )
     make = getattr(tf_keras.applications, backbone.function)
     try:
-        return make(include_top=False, weights=None if weights == RANDOM else weights, input_tensor=fed)
+        with redirect_stdout(sys.stderr):  # Keras tells of its download where a program's JSON goes
+            return make(include_top=False, weights=None if weights == RANDOM else weights, input_tensor=fed)
     except Exception as exc:  # a failed download raises Exception itself
         lines = str(exc).strip().splitlines() or [type(exc).__name__]
         raise ModelError(

@@ -17,6 +17,7 @@ from compression.cli import main
 from compression.models.errors import RecipeError
 from compression.models.training import Examples
 
+pytestmark = pytest.mark.timeout(900)  # the whole command, with training, beside other tests
 FIGURES = FileFigures(100, 80, 0.0, "float32", 1.0, 2.0, 50.0, "runtime 1")
 QUALITY = Quality(0.9, 0.9, 0.9, 0.9, 0.9)
 

@@ -17,6 +17,7 @@ from edge_client.training import LiteRTTrainer
 from edge_client.training.features import FeatureCache, FeatureExtractor, extract_features, feature_input
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.timeout(900)  # networks of 52 layers, converted
 INPUT = ImageInput(32, 32, 1)
 MOBILE = "mobilenet_v2@random"
 
