@@ -35,6 +35,7 @@ class Faults(Record):
     Attributes:
         at: the named point at which it happens; empty for nowhere.
         kill: process to be killed there; 0 for the process itself.
+        freeze: it is stopped there, until somebody sends SIGCONT; not killed.
         jump_s: seconds that the clock jumps there; nobody is killed then. At once without a point.
         unreliable: every message comes twice, some in another order, and again much later.
         claim: examples that a device says it trained on; 0 for the truth.
@@ -43,6 +44,7 @@ class Faults(Record):
 
     at: str = ""
     kill: int = 0
+    freeze: bool = False
     jump_s: float = 0.0
     unreliable: bool = False
     claim: int = 0
@@ -70,7 +72,7 @@ class Faults(Record):
             jump(self.jump_s)
             print(f"the clock jumps by {self.jump_s:g} s", file=sys.stderr)
         else:
-            os.kill(self.kill or os.getpid(), signal.SIGKILL)
+            os.kill(self.kill or os.getpid(), signal.SIGSTOP if self.freeze else signal.SIGKILL)
 
 
 def take_program(folder: Path) -> None:

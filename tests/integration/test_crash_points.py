@@ -12,17 +12,26 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from broker_server.broker.installed import find_mosquitto
 from broker_server.broker.mosquitto import MosquittoBroker
 from broker_server.config import DataConfig, ReleaseConfig
+from edge_client.config import load_config as load_device
+from edge_client.session.address import BrokerAddress
+from edge_client.wire.frame import encode
+from edge_client.wire.messages import Presence, Result
+from edge_client.wire.topics import MESSAGE, STATUS, Topics
+from provisioning.pki.authority import FleetCA
+from provisioning.pki.identity import ensure_identity
+from tests.broker_server.mqtt_peer import peer
 from tests.integration.faults import Faults
-from tests.integration.fleet import RealFleet, real_fleet
+from tests.integration.fleet import FLEET, RealFleet, real_fleet
 from tests.integration.points import DEVICE, RELEASE, SERVER
 
 pytestmark = [
@@ -201,6 +210,47 @@ def test_the_clock_is_a_day_behind_after_a_restart(fleet: FaultyFleet, undisturb
     check_same(fleet, undisturbed)
     numbers = [number for (number,) in fleet.query("SELECT number FROM tasks ORDER BY rowid")]
     assert numbers == sorted(numbers)  # devices take a task with a higher number only
+
+
+def test_devices_that_claim_more_examples_than_they_have(
+    fleet: FaultyFleet, undisturbed: tuple[str, Path]
+) -> None:
+    claim = 1_000_000_000
+    fleet.once = dict.fromkeys(fleet.names, Faults(claim=claim))
+    fleet.start_all()
+    check_same(fleet, undisturbed)  # each counts as its hello said before any training
+    claims = fleet.query("SELECT DISTINCT json_extract(result, '$.training.examples') FROM results")
+    assert (claim,) in claims
+
+
+def test_a_device_that_answers_for_another_is_not_heard(
+    tmp_path: Path, undisturbed: tuple[str, Path]
+) -> None:
+    with faulty_fleet(tmp_path, undisturbed[1], "mosquitto") as fleet:
+        victim, topics = fleet.names[0], Topics(FLEET)
+        fleet.once[victim] = Faults(at="trained-before-the-result-is-written", freeze=True)
+        fleet.start_all()
+        process = psutil.Process(fleet.processes[victim].pid)
+        fleet.wait(lambda: process.status() == psutil.STATUS_STOPPED, "the victim's training", WAIT_S)
+        ((number,),) = fleet.query("SELECT max(number) FROM tasks")
+        with peer(address_of(fleet, "rogue")) as rogue:
+            for channel, message in (
+                (MESSAGE, Result(task=number, status="failed", reason="forged")),
+                (STATUS, Presence(state="offline", session="0" * 16)),
+            ):
+                answer = rogue.publish(topics.up(victim, channel), encode(message))
+                assert str(answer) == "Not authorized"
+                assert not rogue.publish(topics.up("rogue", channel), encode(message)).is_failure
+        process.resume()
+        report = check_same(fleet, undisturbed)
+        assert report["incidents"] == []
+
+
+def address_of(fleet: FaultyFleet, name: str) -> BrokerAddress:
+    """Of one more device, with a certificate of the fleet's authority."""
+    known = load_device(fleet.folder / fleet.names[0] / "edge.toml").broker
+    identity = ensure_identity(FleetCA.open(fleet.folder / "pki"), fleet.folder / name, name)
+    return replace(known, certificate_file=str(identity.certificate_file), key_file=str(identity.key_file))
 
 
 def test_a_disk_that_is_full_is_said_and_room_is_all_it_needs(
