@@ -22,6 +22,7 @@ def main() -> int:
     parser.add_argument("--cache", type=Path, default=PROJECT / ".e2e-cache", help="what is slow to make")
     parser.add_argument("--mode", choices=("prebaked", "bundle"), default="prebaked", help="how to install")
     parser.add_argument("--no-bench", action="store_true", help="leave bramble-bench in the guest out")
+    parser.add_argument("--power-cut", action="store_true", help="pull the plug between two rounds")
     arguments = parser.parse_args()
     cache, record = Cache(arguments.cache.resolve()), Record(LABEL)
     folder = cache.folder / f"run-{arguments.mode}"
@@ -30,7 +31,8 @@ def main() -> int:
     end_on_sigterm()
     try:
         require_programs()
-        run_scenario(cache, folder, record, mode=arguments.mode, bench=not arguments.no_bench)
+        choices = {"bench": not arguments.no_bench, "power_cut": arguments.power_cut}
+        run_scenario(cache, folder, record, mode=arguments.mode, **choices)
     except (RigError, AssertionError) as exc:
         record.facts["failed"] = str(exc)
         return 1

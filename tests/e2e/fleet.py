@@ -94,7 +94,7 @@ def make_fleet(folder: Path, shares: Shares, port: int) -> Fleet:
 def _edit_settings(fleet: Fleet, shares: Shares) -> None:
     settings: dict[str, Any] = tomllib.loads(fleet.settings.read_text())
     settings["model"] |= {"height": SIDE, "width": SIDE}
-    settings["rounds"] |= {"wait_s": PATIENCE_S, "quorum": len(shares.data.clients)}
+    settings["rounds"] |= {"wait_s": PATIENCE_S, "grace_s": PATIENCE_S, "quorum": len(shares.data.clients)}
     settings["release"] |= {"wait_s": PATIENCE_S}
     settings["rollout"] = to_plain(AT_ONCE)
     settings["data"] = {"evaluation": str(shares.data.test)}

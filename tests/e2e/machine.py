@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -36,14 +36,15 @@ class Machine:
     ports: dict[int, int]
     ssh_port: int
     process: subprocess.Popen[bytes] | None = None
-    started: float = field(default=0.0)
+    started: float = 0.0
 
     @property
     def console_file(self) -> Path:
         return self.folder / "console.log"
 
     def start(self) -> None:
-        self.started = time.monotonic()
+        """Power on; times count from the first time."""
+        self.started = self.started or time.monotonic()
         with (self.folder / "qemu.log").open("wb") as log:
             self.process = subprocess.Popen(self._command(), stdout=log, stderr=log, stdin=subprocess.DEVNULL)
 

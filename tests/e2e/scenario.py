@@ -27,15 +27,26 @@ STATUS_LOG = "bramble/status.log"
 BOOT_S, JOIN_S, RUN_S = 900.0, 1200.0, 3600.0
 
 
-def run_scenario(cache: Cache, folder: Path, record: Record, *, mode: str, bench: bool) -> None:
-    """Do it all in an empty folder; raise `RigError` at the first thing that is not as it should be."""
+def run_scenario(
+    cache: Cache, folder: Path, record: Record, *, mode: str, bench: bool, power_cut: bool
+) -> None:
+    """Do it all in an empty folder; raise `RigError` at the first thing that is not as it should be.
+
+    Args:
+        cache: of what is slow to make.
+        folder: for the fleet, the card and the logs.
+        record: gets steps, moments and facts.
+        mode: how the client is installed, as `flash --mode` takes it.
+        bench: run the benchmark commands in the guest.
+        power_cut: pull the plug once the Pi's first update is accepted, and power on again.
+    """
     prepared = prepare(cache, folder, record, mode)
     with running(prepared.fleet), powered_on(cache, prepared, folder) as machine:
         shell = Shell(USER, prepared.ssh_key, machine.ssh_port)
         with record.step("boot, enrol, join"):
             _follow_to_joined(machine, prepared.fleet, record)
         with record.step(f"{ROUNDS} rounds and the release"):
-            _follow_to_release(machine, prepared.fleet, record)
+            _follow_to_release(machine, prepared.fleet, record, power_cut=power_cut)
         with record.step("what must hold") as step:
             step.note = _check_everything(machine, shell, prepared, record)
         if bench:
@@ -91,10 +102,15 @@ def _follow_to_joined(machine: Machine, fleet: Fleet, record: Record) -> None:
     record.facts["emulator_cpu_s_to_joined"] = round(machine.cpu_s())
 
 
-def _follow_to_release(machine: Machine, fleet: Fleet, record: Record) -> None:
+def _follow_to_release(machine: Machine, fleet: Fleet, record: Record, *, power_cut: bool) -> None:
     for number in range(1, ROUNDS + 1):
         what, accepted = f"its update of round {number} accepted", partial(_accepted, fleet, number)
         record.moment(what, machine.wait_for(what, accepted, RUN_S))
+        if power_cut and number == 1:
+            record.facts["emulator_cpu_s_before_power_cut"] = round(machine.cpu_s())
+            machine.stop()
+            machine.start()
+            record.moment("power cut, and on again", machine.uptime_s())
     record.moment("run finished, its release reported", machine.wait_for("end", fleet.finished, RUN_S))
 
 

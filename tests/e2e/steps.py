@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -43,18 +44,22 @@ class Record:
             step.wall_s = round(time.monotonic() - started, 1)
 
     def moment(self, name: str, uptime_s: float) -> None:
+        """The first time counts, where a name comes again after a second boot."""
         print(f"    {uptime_s:6.0f} s after power-on: {name}", flush=True)
-        self.moments[name] = round(uptime_s, 1)
+        self.moments.setdefault(name, round(uptime_s, 1))
 
     def text(self) -> str:
         """For people; tables inside the facts are in the JSON only."""
         steps = [[step.name, f"{step.wall_s:.1f}", step.note] for step in self.steps]
-        moments = [[name, f"{seconds:.0f}"] for name, seconds in self.moments.items()]
+        moments = [[name, f"{seconds:.0f}"] for name, seconds in self._moments()]
         facts = [f"{name}: {value}" for name, value in self.facts.items() if not isinstance(value, dict)]
         parts = [text_table([f"step, {self.label}", "wall s", ""], steps)]
         if moments:
             parts.append(text_table([f"moment, {self.label}", "s after power-on"], moments))
         return "\n\n".join([*parts, "\n".join(facts)])
+
+    def _moments(self) -> list[tuple[str, float]]:
+        return sorted(self.moments.items(), key=itemgetter(1))
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), indent=2) + "\n")
