@@ -11,7 +11,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ def run_child(
     *,
     environment: Mapping[str, str] | None = None,
     timeout_s: float = TIMEOUT_S,
+    python: Path | None = None,
 ) -> tuple[dict[str, Any], float]:
     """What a child printed, and the seconds from its start to its end.
 
@@ -37,12 +39,14 @@ def run_child(
     started = time.perf_counter()
     try:
         child = subprocess.run(
-            [sys.executable, "-m", module, *arguments],
+            [str(python or sys.executable), "-m", module, *arguments],
             env={**os.environ, **(environment or {}), "PYTHONPATH": os.pathsep.join(paths)},
             capture_output=True,
             timeout=timeout_s,
             check=False,
         )
+    except OSError as exc:
+        raise BenchmarkError(f"{python or sys.executable} does not run: {exc.strerror or exc}") from exc
     except subprocess.TimeoutExpired as exc:
         raise BenchmarkError(f"{module} gave no answer within {timeout_s:g} s") from exc
     seconds = time.perf_counter() - started
@@ -70,6 +74,18 @@ def peak_rss_mb() -> float:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024 / 1e6
     raise BenchmarkError("/proc/self/status has no VmHWM: peak memory cannot be measured on this kernel")
+
+
+@contextmanager
+def pinned(threads: int | None) -> Iterator[None]:
+    """`pin` for a while; None leaves everything as it is."""
+    before = os.sched_getaffinity(0)
+    if threads is not None:
+        pin(threads)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def pin(threads: int) -> None:

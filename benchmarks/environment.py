@@ -73,8 +73,8 @@ def read_environment(
         system=(_value(root / "etc/os-release", ("PRETTY_NAME",), "=") or platform.system()).strip('"'),
         kernel=platform.release(),
         governor=_text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or NO_GOVERNOR,
-        clock_mhz=_scaled(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq", 1e3),
-        temperature_c=_temperature(root),
+        clock_mhz=read_clock(root),
+        temperature_c=NO_SENSOR if (degrees := read_temperature(root)) is None else degrees,
         throttled=(throttled or firmware_throttled)(),
         load_1min=_load(),
         python=platform.python_version(),
@@ -134,14 +134,19 @@ def _memory_mb(path: Path) -> float | None:
     return int(total.split()[0]) * 1024 / 1e6 if total else None
 
 
-def _temperature(root: Path) -> float | str:
-    """Of the processor's thermal zone; virtual machines have none."""
+def read_clock(root: Path = Path("/")) -> float | None:
+    """Of the first processor, in MHz; None without frequency scaling."""
+    return _scaled(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq", 1e3)
+
+
+def read_temperature(root: Path = Path("/")) -> float | None:
+    """Of the processor's thermal zone, in degrees Celsius; None without one, as on virtual machines."""
     for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
         if "cpu" in (_text(zone / "type") or "") or "pkg" in (_text(zone / "type") or ""):
             degrees = _scaled(zone / "temp", 1e3)
             if degrees is not None:
                 return degrees
-    return NO_SENSOR
+    return None
 
 
 def _load() -> float | None:

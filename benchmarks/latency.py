@@ -7,21 +7,22 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.children import run_child
-from benchmarks.environment import firmware_throttled
+from benchmarks.children import pinned, run_child
+from benchmarks.conditions import Conditions, Watch
 from benchmarks.errors import BenchmarkError
-from benchmarks.models import open_model, read_model
+from benchmarks.models import LoadedModel, open_model, read_model
 from benchmarks.timing import Progress, TimingRule, Timings, time_function
 from compression.models.precision import precision_of
 from edge_client.runtime import runtime_name, runtime_version
 
 LOADS = 5  # of the interpreter in a warm process; the median counts
 COLD_STARTS = 3
-RUNS_FOR_P99 = 200  # below, the slowest hundredth is one run or none
+CALLS = 200  # with inputs and outputs copied, at most, to see what copying adds
 
 Report = Callable[[str, float], None]  # what is being done, and the share of it done
 
@@ -37,15 +38,34 @@ class ColdStart:
 
 
 @dataclass(frozen=True, slots=True)
+class Setting:
+    """How a file is run. `batch` is None for as many examples at a time as the file says."""
+
+    threads: int = 1
+    xnnpack: bool = True
+    batch: int | None = None
+
+    def __str__(self) -> str:
+        words = [f"{self.threads} thread{'s' if self.threads > 1 else ''}"]
+        words += [] if self.xnnpack else ["no XNNPACK"]
+        words += [] if self.batch is None else [f"batch {self.batch}"]
+        return ", ".join(words)
+
+
+@dataclass(frozen=True, slots=True)
 class LatencyResult:
-    """One file with one number of threads.
+    """One file in one setting.
 
     Attributes:
         computes: "float32", "dynamic-range" or "full-integer", as the file says.
+        xnnpack: whether the runtime might use it; it does where the file's ops allow it.
+        call_overhead_ms: what a call from Python adds to the invocation: inputs in, outputs out; medians.
         load_ms: of the file in a process that has the runtime already.
+        cold_start: as the file says, with so many threads: batch and XNNPACK do not change it.
         max_difference: largest difference of any output from the first float32 file's on the same
             input; None without one of the same shapes.
-        throttled: whether the firmware slowed the processor down before or after; None off a Pi.
+        pinned: whether it was kept on as many processors as it has threads.
+        throttled: whether the firmware slowed the processor down at any time; None off a Pi.
     """
 
     file: str
@@ -54,22 +74,30 @@ class LatencyResult:
     computes: str
     input_shapes: tuple[tuple[int, ...], ...]
     threads: int
+    xnnpack: bool
+    batch: int | None
     runtime: str
     timings: Timings
+    call_overhead_ms: float
     load_ms: float
     cold_start: ColdStart
     max_difference: float | None
+    pinned: bool
     throttled: bool | None
+    conditions: Conditions
 
 
 def benchmark_latency(
     paths: Sequence[Path],
     *,
     threads: Sequence[int] = (1,),
+    xnnpack: Sequence[bool] = (True,),
+    batches: Sequence[int | None] = (None,),
+    pin: bool = False,
     rule: TimingRule | None = None,
     report: Report | None = None,
 ) -> list[LatencyResult]:
-    """Measure each file with each number of threads.
+    """Measure each file in each setting.
 
     Every file is loaded in a child process first: one that crashes the runtime is an error here.
 
@@ -78,7 +106,11 @@ def benchmark_latency(
     """
     for path in paths:
         read_model(path)  # all of them, before the first minute is spent
-    measured = [_measure(path, count, rule or TimingRule(), report) for path in paths for count in threads]
+    settings = [Setting(*values) for values in product(threads, xnnpack, batches)]
+    measured = []
+    for path, setting in product(paths, settings):
+        with pinned(setting.threads if pin else None):
+            measured.append(_measure(path, setting, pin, rule or TimingRule(), report))
     reference = next((item for item in measured if item[0].computes == "float32"), None)
     return [
         replace(result, max_difference=None if reference is None else _difference(outputs, reference[1]))
@@ -87,26 +119,21 @@ def benchmark_latency(
 
 
 def _measure(
-    path: Path, threads: int, rule: TimingRule, report: Report | None
+    path: Path, setting: Setting, pin: bool, rule: TimingRule, report: Report | None
 ) -> tuple[LatencyResult, list[np.ndarray]]:
-    name = f"{path.name}, {threads} thread{'s' if threads > 1 else ''}"
-
     def said(what: str) -> Progress:
-        return lambda share: report(f"{name}: {what}", share) if report else None
+        return lambda share: report(f"{path.name}, {setting}: {what}", share) if report else None
 
     data, file = read_model(path)
-    before = firmware_throttled()
-    cold = _cold_start(path, threads, said("cold start"))
-    try:
-        loads = []
-        for _ in range(LOADS):
-            started = time.perf_counter()
-            model = open_model(data, threads=threads)
-            loads.append(1e3 * (time.perf_counter() - started))
-        timings = time_function(model.run, rule, progress=said("timing"))
-        outputs = model.outputs()
-    except (ValueError, RuntimeError) as exc:
-        raise BenchmarkError(f"{path}: {str(exc).strip().splitlines()[0]}") from exc
+    with Watch() as watch:
+        cold = _cold_start(path, setting.threads, said("cold start"))
+        try:
+            model, load_ms = _loaded(data, setting)
+            timings = time_function(model.run, rule, progress=said("timing"))
+            overhead_ms = _overhead_ms(model, timings.p50_ms, rule.max_s / 10)
+            outputs = model.outputs()
+        except (ValueError, RuntimeError) as exc:
+            raise BenchmarkError(f"{path}, {setting}: {str(exc).strip().splitlines()[0]}") from exc
     word = precision_of(file).calibration
     result = LatencyResult(
         file=str(path),
@@ -114,15 +141,36 @@ def _measure(
         bytes=len(data),
         computes="float32" if word == "none" else word,
         input_shapes=model.input_shapes,
-        threads=threads,
+        threads=setting.threads,
+        xnnpack=setting.xnnpack,
+        batch=setting.batch,
         runtime=f"{runtime_name()} {runtime_version()}",
         timings=timings,
-        load_ms=statistics.median(loads),
+        call_overhead_ms=overhead_ms,
+        load_ms=load_ms,
         cold_start=cold,
         max_difference=None,
-        throttled=_either(before, firmware_throttled()),
+        pinned=pin,
+        throttled=watch.conditions.throttled,
+        conditions=watch.conditions,
     )
     return result, outputs
+
+
+def _loaded(data: bytes, setting: Setting) -> tuple[LoadedModel, float]:
+    """The model, and the median of the milliseconds that loading it takes."""
+    loads = []
+    for _ in range(LOADS):
+        started = time.perf_counter()
+        model = open_model(data, threads=setting.threads, xnnpack=setting.xnnpack, batch=setting.batch)
+        loads.append(1e3 * (time.perf_counter() - started))
+    return model, statistics.median(loads)
+
+
+def _overhead_ms(model: LoadedModel, invoke_ms: float, max_s: float) -> float:
+    """Median of whole calls less that of the invocations; noise can make it negative, which means none."""
+    rule = TimingRule(warm_up_s=0.0, min_s=0.0, max_runs=CALLS, max_s=max_s)
+    return max(0.0, time_function(model.call, rule).p50_ms - invoke_ms)
 
 
 def _cold_start(path: Path, threads: int, progress: Progress) -> ColdStart:
@@ -140,43 +188,3 @@ def _difference(outputs: list[np.ndarray], reference: list[np.ndarray]) -> float
         return None
     pairs = zip(outputs, reference, strict=True)
     return max(float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max()) for a, b in pairs)
-
-
-def _either(before: bool | None, after: bool | None) -> bool | None:
-    return None if before is None or after is None else before or after
-
-
-def verdict(results: Sequence[LatencyResult]) -> str:
-    """What it comes to, in words."""
-    best = min(results, key=lambda result: result.timings.p50_ms)
-    times, name = best.timings, Path(best.file).name
-    on = "one thread" if best.threads == 1 else f"{best.threads} threads"
-    lines = [f"{name} answers in {_ms(times.p50_ms)}, {1e3 / times.p50_ms:,.0f} times a second on {on}."]
-    if times.runs >= RUNS_FOR_P99:
-        lines[0] = f"{lines[0][:-1]}; 1 answer in 100 takes longer than {_ms(times.p99_ms)}."
-    plain = next((result for result in results if result.computes == "float32"), None)
-    if plain is not None and plain.sha256 != best.sha256:
-        lines.append(_against(best, plain))
-    unsure = [result for result in results if not result.timings.reached]
-    if unsure:
-        worst = max(unsure, key=lambda result: result.timings.precision)
-        percent = 100 * worst.timings.precision
-        lines.append(
-            f"Unsteady: the median of {Path(worst.file).name} is known to {percent:.1f} % only; "
-            "close other programs, or allow more with --max-seconds."
-        )
-    if any(result.throttled for result in results):
-        lines.append("THROTTLED: the firmware slowed the processor down; cool the board or power it better.")
-    return "\n".join(lines)
-
-
-def _against(best: LatencyResult, plain: LatencyResult) -> str:
-    faster, smaller = plain.timings.p50_ms / best.timings.p50_ms, plain.bytes / best.bytes
-    text = f"It is {faster:.1f} times as fast as {Path(plain.file).name} and {smaller:.1f} times as small"
-    if best.max_difference is None:
-        return f"{text}; their answers cannot be compared, the shapes differ."
-    return f"{text}; on made-up inputs the answers differ by at most {best.max_difference:.3g}."
-
-
-def _ms(value: float) -> str:
-    return f"{value:.3g} ms" if value >= 0.1 else f"{1e3 * value:.3g} us"

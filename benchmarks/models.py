@@ -21,9 +21,13 @@ SEED = 7  # of the inputs: two files with the same input see the same numbers
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """`run` is one invocation and nothing else; `outputs` reads what the last one came to."""
+    """`run` is one invocation and nothing else, `call` copies inputs and outputs as well.
+
+    `outputs` reads what the last one came to.
+    """
 
     run: Callable[[], object]
+    call: Callable[[], object]
     outputs: Callable[[], list[npt.NDArray[Any]]]
     input_shapes: tuple[tuple[int, ...], ...]
 
@@ -53,15 +57,27 @@ def read_model(path: Path) -> tuple[bytes, TFLiteFile]:
     return data, file
 
 
-def open_model(data: bytes, *, threads: int) -> LoadedModel:
+def open_model(data: bytes, *, threads: int, xnnpack: bool = True, batch: int | None = None) -> LoadedModel:
     """Load a file and give it inputs; raise ValueError or RuntimeError as the runtime does."""
-    interpreter = make_interpreter(data, threads=threads)
+    interpreter = make_interpreter(data, threads=threads, xnnpack=xnnpack, batch=batch)
     rng = np.random.default_rng(SEED)
     inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
-    for detail in inputs:
-        interpreter.set_tensor(detail["index"], made_up(detail, rng))
+    given = {detail["index"]: made_up(detail, rng) for detail in inputs}
+
+    def set_inputs() -> None:
+        for index, value in given.items():
+            interpreter.set_tensor(index, value)
+
+    def call() -> None:
+        set_inputs()
+        interpreter.invoke()
+        for detail in outputs:
+            interpreter.get_tensor(detail["index"])
+
+    set_inputs()
     return LoadedModel(
         run=interpreter.invoke,
+        call=call,
         outputs=lambda: [np.array(interpreter.get_tensor(detail["index"])) for detail in outputs],
         input_shapes=tuple(tuple(int(extent) for extent in detail["shape"]) for detail in inputs),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +22,13 @@ class SizeResult:
     peak_rss_mb: float
 
 
-def benchmark_size(paths: Sequence[Path]) -> list[SizeResult]:
+def benchmark_size(
+    paths: Sequence[Path], *, report: Callable[[str, float], None] = lambda _what, _share: None
+) -> list[SizeResult]:
     """Measure files; raise `BenchmarkError` for one that is missing, broken or does not run."""
     results = []
-    for path in paths:
+    for number, path in enumerate(paths):
+        report(path.name, number / len(paths))
         data, _ = read_model(path)
         answer, _ = run_child("benchmarks.cold_start", [str(path), "1"])
         digest = hashlib.sha256(data).hexdigest()

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.environment import Environment
-from benchmarks.latency import LatencyResult
+from benchmarks.latency import LatencyResult, Setting
 from benchmarks.size import SizeResult
 from benchmarks.training import TrainingResult
 from compression.text_table import bytes_text, text_table
@@ -18,7 +18,8 @@ def latency_text(results: Sequence[LatencyResult]) -> str:
     header = [
         "file",
         "computes",
-        "threads",
+        "how",
+        "runtime",
         "p50 ms",
         "+-",
         "p90",
@@ -26,6 +27,7 @@ def latency_text(results: Sequence[LatencyResult]) -> str:
         "min",
         "std",
         "runs",
+        "call +",
         "load",
         "cold start",
         "MB",
@@ -39,11 +41,13 @@ def _latency_row(result: LatencyResult) -> list[str]:
     return [
         Path(result.file).name,
         result.computes,
-        str(result.threads),
+        str(Setting(result.threads, result.xnnpack, result.batch)),
+        result.runtime,
         f"{times.p50_ms:.4g}",
         f"{100 * times.precision:.1f} %",
         *[f"{figure:.3g}" for figure in figures],
         str(times.runs),
+        f"{result.call_overhead_ms:.2g}",
         f"{result.load_ms:.3g}",
         f"{result.cold_start.process_ms:.0f}",
         f"{result.cold_start.peak_rss_mb:.0f}",

@@ -16,6 +16,7 @@ import numpy as np
 
 Z_95 = 1.959964  # of the normal distribution, two-sided
 LOOK_EVERY = 16  # runs between two looks at the interval: sorting is not free
+MOST_SAMPLES = 1000
 Progress = Callable[[float], None]  # share done, 0 to 1
 
 
@@ -41,6 +42,7 @@ class Timings:
         warm_up_runs: runs that were not counted, the first included.
         interval_ms: of the median, 95 %.
         reached: whether the interval became as narrow as was asked.
+        samples_ms: the runs in order; every n-th of more than `MOST_SAMPLES`.
     """
 
     p50_ms: float
@@ -54,6 +56,7 @@ class Timings:
     warm_up_runs: int
     interval_ms: tuple[float, float]
     reached: bool
+    samples_ms: tuple[float, ...] = ()
 
     @property
     def precision(self) -> float:
@@ -106,7 +109,14 @@ def summarise(samples: Sequence[float], *, first_ms: float, warm_up_runs: int, p
         warm_up_runs=warm_up_runs,
         interval_ms=(low, high),
         reached=(high - low) / 2 <= precision * p50,
+        samples_ms=thinned(samples),
     )
+
+
+def thinned(samples: Sequence[float]) -> tuple[float, ...]:
+    """At most `MOST_SAMPLES` of them, evenly, to seven digits: enough to compare two runs by."""
+    step = math.ceil(len(samples) / MOST_SAMPLES)
+    return tuple(float(f"{sample:.7g}") for sample in samples[::step])
 
 
 def median_interval(samples: Sequence[float]) -> tuple[float, float]:

@@ -38,6 +38,7 @@ class EngineResult:
     load_ms: float  # from the start of the process's own code to the first step
     loss_first: float
     loss_last: float
+    samples_ms: tuple[float, ...]  # `benchmarks.timing.Timings.samples_ms`
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,13 @@ def _engine(answer: dict[str, Any], batch: int) -> EngineResult:
     if not all(math.isfinite(loss) for loss in losses):
         raise BenchmarkError(f"the loss is not finite ({losses[0]}, {losses[1]}): nothing was trained")
     low, high = answer.pop("interval_ms")
-    return EngineResult(**answer, interval_ms=(low, high), examples_per_s=1e3 * batch / answer["ms_per_step"])
+    samples = tuple(answer.pop("samples_ms"))
+    return EngineResult(
+        **answer,
+        interval_ms=(low, high),
+        samples_ms=samples,
+        examples_per_s=1e3 * batch / answer["ms_per_step"],
+    )
 
 
 def _result(

@@ -41,6 +41,7 @@ def time_steps(step: Callable[[], float], *, max_s: float, load_ms: float) -> di
         "load_ms": load_ms,
         "loss_first": losses[0],
         "loss_last": losses[-1],
+        "samples_ms": timings.samples_ms,
     }
 
 

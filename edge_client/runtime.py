@@ -56,8 +56,22 @@ def runtime_version() -> str:
     return version(runtime_name())
 
 
-def make_interpreter(model: bytes, *, threads: int = 1, keep_tensors: bool = False) -> Any:
-    """An interpreter with its tensors allocated; `keep_tensors` lets those between the ops be read too.
+def make_interpreter(
+    model: bytes,
+    *,
+    threads: int = 1,
+    keep_tensors: bool = False,
+    xnnpack: bool = True,
+    batch: int | None = None,
+) -> Any:
+    """An interpreter with its tensors allocated.
+
+    Args:
+        model: the file.
+        threads: for its arithmetic.
+        keep_tensors: those between the ops can be read too.
+        xnnpack: False for the plain kernels, to compare with.
+        batch: examples at a time where the file leaves that open or says 1.
 
     A signature runner that is taken before ``allocate_tensors()`` runs without XNNPACK on
     tflite-runtime 2.14, 3.6 times slower; so allocation comes first, always, here.
@@ -66,10 +80,15 @@ def make_interpreter(model: bytes, *, threads: int = 1, keep_tensors: bool = Fal
         ValueError, RuntimeError: the bytes are not a model this runtime can run.
     """
     module = _load()[1]
-    kept = {"experimental_preserve_all_tensors": True} if keep_tensors else {}
+    kept: dict[str, Any] = {"experimental_preserve_all_tensors": True} if keep_tensors else {}
+    if not xnnpack:
+        plain = module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        kept["experimental_op_resolver_type"] = plain
     with _silenced(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*preserve_all_tensors", category=UserWarning)
         interpreter = module.Interpreter(model_content=model, num_threads=threads, **kept)
+        for detail in interpreter.get_input_details() if batch else ():
+            interpreter.resize_tensor_input(detail["index"], [batch, *detail["shape"][1:]])
         interpreter.allocate_tensors()
     return interpreter
 

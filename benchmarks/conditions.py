@@ -1,0 +1,84 @@
+"""What the machine went through while something was measured: temperature, clock, throttling.
+
+A sensor that a machine does not have is named, not passed over.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from benchmarks.environment import firmware_throttled, read_clock, read_temperature
+
+EVERY_S = 1.0  # asking the firmware starts a process
+STEADY = 0.9  # the lowest clock over the highest, above which the clock counts as steady
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """Over the whole of a measurement.
+
+    Attributes:
+        temperature_c: at the start, and the highest.
+        clock_mhz: the lowest and the highest.
+        throttled: whether the firmware slowed the processor down at any look; None off a Raspberry Pi.
+        missing: sensors that this machine does not have.
+    """
+
+    temperature_c: tuple[float, float] | None
+    clock_mhz: tuple[float, float] | None
+    throttled: bool | None
+    missing: tuple[str, ...]
+
+    @property
+    def steady(self) -> bool:
+        """Neither throttled nor, as far as can be seen, slowed down."""
+        clock = self.clock_mhz
+        return not self.throttled and (clock is None or clock[0] >= STEADY * clock[1])
+
+
+class Watch:
+    """Looks at the sensors every second in a thread of its own, while entered."""
+
+    def __init__(
+        self,
+        temperature: Callable[[], float | None] = read_temperature,
+        clock: Callable[[], float | None] = read_clock,
+        throttled: Callable[[], bool | None] = firmware_throttled,
+    ) -> None:
+        self._sensors = {"temperature": temperature, "clock": clock, "throttling": throttled}
+        self._seen: dict[str, list[float]] = {name: [] for name in self._sensors}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="conditions", daemon=True)
+
+    def __enter__(self) -> Watch:
+        self.look()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.look()
+
+    def look(self) -> None:
+        """One look at each sensor."""
+        for name, read in self._sensors.items():
+            if (value := read()) is not None:
+                self._seen[name].append(float(value))
+
+    @property
+    def conditions(self) -> Conditions:
+        """What was seen so far."""
+        heat, clock, slowed = self._seen["temperature"], self._seen["clock"], self._seen["throttling"]
+        return Conditions(
+            temperature_c=(heat[0], max(heat)) if heat else None,
+            clock_mhz=(min(clock), max(clock)) if clock else None,
+            throttled=any(slowed) if slowed else None,
+            missing=tuple(name for name, values in self._seen.items() if not values),
+        )
+
+    def _watch(self) -> None:
+        while not self._stop.wait(EVERY_S):
+            self.look()

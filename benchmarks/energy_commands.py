@@ -1,0 +1,68 @@
+"""``bramble-bench energy``."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.energy import EnergyResult, benchmark_energy, verdict
+from benchmarks.environment import read_environment
+from benchmarks.output import add_saving, emit
+from compression.command_line import Commands, command, number, seconds
+from compression.progress import progress_bar
+from compression.text_table import text_table
+
+MAX_WATTS = 100.0
+
+
+def add_energy(commands: Commands) -> None:
+    """Add ``energy``."""
+    parser = command(
+        commands,
+        "energy",
+        _energy,
+        "millijoules for an answer, from an INA219 or the like; else an estimate that is called one",
+        "bramble-bench energy int8.tflite",
+        "bramble-bench energy int8.tflite --watts 3.4",
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a TFLite file")
+    parser.add_argument(
+        "--watts", type=_watts, metavar="W", help="what a meter in the supply shows while it computes"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=seconds,
+        default=10.0,
+        metavar="S",
+        help="at rest, and at work (default: %(default)g)",
+    )
+    add_saving(parser)
+
+
+def _watts(text: str) -> float:
+    return number(text, 0.01, MAX_WATTS, f"a number of watts up to {MAX_WATTS:g}")
+
+
+def _energy(arguments: argparse.Namespace) -> int:
+    environment = read_environment()
+    with progress_bar() as report:
+        result = benchmark_energy(
+            arguments.model, environment, watts=arguments.watts, for_s=arguments.seconds, report=report
+        )
+    words = verdict(result)
+    text = f"{_text(result)}\n\n{words}"
+    return emit(arguments, "energy", environment, asdict(result) | {"verdict": words}, text)
+
+
+def _text(result: EnergyResult) -> str:
+    row = [
+        Path(result.file).name,
+        str(result.answers),
+        f"{result.watts:.3g}",
+        "-" if result.idle_watts is None else f"{result.idle_watts:.3g}",
+        f"{result.mj_per_answer:.3g}",
+        "-" if result.mj_above_idle is None else f"{result.mj_above_idle:.3g}",
+        "estimate" if result.estimate else result.source,
+    ]
+    return text_table(["file", "answers", "W", "W at rest", "mJ/answer", "above rest", "from"], [row])

@@ -1,0 +1,146 @@
+"""Results as tables and plots: which figures of which benchmark are shown, and how they are called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Result = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One figure of a row; `path` leads to it, `factor` makes it the header's unit."""
+
+    header: str
+    path: str
+    form: str = ".4g"
+    factor: float = 1.0
+
+    def number(self, row: Result) -> float | None:
+        """The figure; None where this row has none."""
+        node: Any = row
+        for step in self.path.split("."):
+            node = node.get(step) if isinstance(node, Mapping) else None
+        return None if isinstance(node, bool) or not isinstance(node, int | float) else node * self.factor
+
+    def cell(self, row: Result) -> str:
+        """The figure as text."""
+        value = self.number(row)
+        return "-" if value is None else format(value, self.form)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One benchmark: where its rows are, what names them, what is shown, and what is drawn of it."""
+
+    rows: str  # keys of the result with commas between, each of a row or of a list; empty: the result itself
+    columns: tuple[Column, ...]
+    drawn: tuple[int, ...] = (0,)  # columns
+
+
+SYSTEM = Kind(
+    "ours,flower,bare,fleet",
+    (
+        Column("round s", "round_s", ".3f"),
+        Column("up kB", "bytes_up_per_client_round", ".2f", 1e-3),
+        Column("down kB", "bytes_down_per_client_round", ".2f", 1e-3),
+        Column("client PSS MB", "client_pss_mb", ".1f"),
+        Column("server PSS MB", "server_pss_mb", ".1f"),
+        Column("server CPU s/round", "server_cpu_s_per_round", ".3f"),
+    ),
+    (0, 1, 2, 3),
+)
+KINDS: Mapping[str, Kind] = {
+    "latency": Kind(
+        "models",
+        (
+            Column("p50 ms", "timings.p50_ms"),
+            Column("p90 ms", "timings.p90_ms"),
+            Column("p99 ms", "timings.p99_ms"),
+            Column("load ms", "load_ms"),
+            Column("cold start ms", "cold_start.process_ms", ".0f"),
+            Column("peak MB", "cold_start.peak_rss_mb", ".0f"),
+            Column("off by at most", "max_difference", ".2g"),
+        ),
+    ),
+    "size": Kind(
+        "models",
+        (
+            Column("kB", "report.file_bytes", ".1f", 1e-3),
+            Column("zipped kB", "report.zipped_bytes", ".1f", 1e-3),
+            Column("zeros", "sparsity", ".1%"),
+            Column("process MB", "peak_rss_mb", ".0f"),
+        ),
+        (0, 1),
+    ),
+    "train": Kind(
+        "ours,keras",
+        (
+            Column("ms/step", "ms_per_step"),
+            Column("p99 ms", "p99_ms"),
+            Column("examples/s", "examples_per_s", ".0f"),
+            Column("peak MB", "peak_rss_mb", ".0f"),
+        ),
+        (0, 3),
+    ),
+    "energy": Kind("", (Column("mJ/answer", "mj_per_answer"), Column("W", "watts", ".3g"))),
+    "peers": SYSTEM,
+    "fleet": SYSTEM,
+}
+
+
+def rows_of(result: Result) -> list[tuple[str, Result]]:
+    """The rows of a result, each with its name; none for a benchmark that has no table here."""
+    kind = KINDS.get(str(result["benchmark"]))
+    if kind is None:
+        return []
+    if not kind.rows:
+        return [(_name(result, ""), result)]
+    found: list[tuple[str, Result]] = []
+    for key in kind.rows.split(","):
+        value = result.get(key)
+        if isinstance(value, list):
+            found += [(_name(row, ""), row) for row in value]
+        elif isinstance(value, Mapping):
+            found.append((_name(value, key), value))
+    return found
+
+
+def _name(row: Result, key: str) -> str:
+    words = [Path(str(row["file"])).name if "file" in row else key]
+    if "xnnpack" in row:
+        words += [str(row["runtime"]), f"{row['threads']} thr."]
+        words += [] if row["xnnpack"] else ["no XNNPACK"]
+        words += [f"batch {row['batch']}"] if row.get("batch") else []
+    return ", ".join(word for word in words if word)
+
+
+def title_of(result: Result) -> str:
+    """What was measured, when and where."""
+    return f"{result['benchmark']}, {result.get('at', '?')}, {result['environment']['label']}"
+
+
+def markdown(results: Sequence[Result]) -> str:
+    """Every result as a Markdown table."""
+    parts = []
+    for result in results:
+        kind = KINDS.get(str(result["benchmark"]))
+        if kind is None:
+            continue
+        lines = [f"### {title_of(result)}", "", _line(["", *[column.header for column in kind.columns]])]
+        lines.append(_line(["---", *["---:"] * len(kind.columns)]))
+        for name, row in rows_of(result):
+            lines.append(_line([name, *[column.cell(row) for column in kind.columns]]))
+        parts.append("\n".join([*lines, *_verdict(result)]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+
+
+def _verdict(result: Result) -> list[str]:
+    return ["", str(result["verdict"])] if result.get("verdict") else []

@@ -1,0 +1,115 @@
+"""The one envelope of all results, how they are printed, and where they are kept.
+
+A result is a JSON object: ``schema``, ``benchmark``, ``at`` (UTC), ``environment`` and the benchmark's own
+figures. docs/benchmarks.md describes it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.environment import Environment
+from benchmarks.errors import BenchmarkError
+
+SCHEMA = 1
+HISTORY = "bramble/benchmarks.jsonl"
+MAX_RESULT_BYTES = 64 << 20
+
+
+def add_saving(parser: argparse.ArgumentParser) -> None:
+    """``--save`` and ``--history``."""
+    parser.add_argument("--save", type=Path, metavar="FILE", help="write the result as JSON too, for compare")
+    parser.add_argument(
+        "--history",
+        type=Path,
+        nargs="?",
+        const=default_history(),
+        metavar="FILE",
+        help=f"append the result to a file of JSON lines, for report (alone: {default_history()})",
+    )
+
+
+def default_history() -> Path:
+    """Where results are kept by the XDG base directory specification."""
+    base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(base).expanduser() / HISTORY
+
+
+def emit(
+    arguments: argparse.Namespace,
+    kind: str,
+    environment: Environment,
+    plain: Mapping[str, Any],
+    text: str,
+) -> int:
+    """Print a result, as JSON or as text with the machine under it, and keep it where asked; 0."""
+    document = envelope(kind, environment, plain)
+    if (file := getattr(arguments, "save", None)) is not None:
+        _write(file, json.dumps(document, indent=2) + "\n", "w")
+    if (history := getattr(arguments, "history", None)) is not None:
+        history.parent.mkdir(parents=True, exist_ok=True)
+        _write(history, json.dumps(document) + "\n", "a")
+    if arguments.json:
+        print(json.dumps(document, indent=2))
+    else:
+        print(text if kind == "environment" else f"{text}\n\non: {environment.label}")
+    return 0
+
+
+def envelope(kind: str, environment: Environment, plain: Mapping[str, Any]) -> dict[str, Any]:
+    """A result with all that makes it readable a year later."""
+    return {
+        "schema": SCHEMA,
+        "benchmark": kind,
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "environment": asdict(environment),
+        **plain,
+    }
+
+
+def read_results(file: Path) -> list[dict[str, Any]]:
+    """The results in a file that ``--save`` or ``--history`` wrote.
+
+    Raises:
+        BenchmarkError: it is missing, or not such a file.
+    """
+    try:
+        if file.stat().st_size > MAX_RESULT_BYTES:
+            raise BenchmarkError(f"{file} has more than {MAX_RESULT_BYTES} bytes: no file of results has")
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise BenchmarkError(f"{file}: {getattr(exc, 'strerror', None) or exc}") from exc
+    try:
+        found = [json.loads(text)]
+    except ValueError:
+        found = [
+            _line(file, number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()
+        ]
+    for result in found:
+        if not isinstance(result, dict) or result.get("schema") != SCHEMA or "benchmark" not in result:
+            raise BenchmarkError(
+                f"{file} holds no result of bramble-bench of schema {SCHEMA} (--save writes one)"
+            )
+    return found
+
+
+def _line(file: Path, number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as exc:
+        raise BenchmarkError(f"{file}, line {number}: not JSON: {exc}") from exc
+
+
+def _write(file: Path, text: str, mode: str) -> None:
+    try:
+        with file.open(mode, encoding="utf-8") as opened:
+            opened.write(text)
+    except OSError as exc:
+        raise BenchmarkError(f"{file}: {exc.strerror or exc}") from exc

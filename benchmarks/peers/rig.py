@@ -1,0 +1,214 @@
+"""What every system is measured with: processes, a relay before the server, marks at the rounds' ends.
+
+A server appends one line of JSON to a file of marks when a round is over: ``{"round": 1, "at": seconds of
+time.monotonic, "updates": how many}``. The clocks of all processes of a machine agree.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.children import ROOT
+from benchmarks.errors import BenchmarkError
+from benchmarks.peers.plan import Plan, Report, SystemResult
+from benchmarks.processes import Sampler
+
+LOOK_S = 0.1  # between two looks at the marks
+STOP_S = 20.0
+SAMPLE_S = 0.5
+LOG_LINES = 3  # of a failed process, in the error
+
+
+class Processes:
+    """Started processes, each with a log of its own; all are ended on leaving, the last one first."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._started: list[tuple[subprocess.Popen[bytes], Path]] = []
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process, _log in reversed(self._started):
+            process.terminate()
+        for process, _log in reversed(self._started):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_S)
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+    def start(
+        self, name: str, command: Sequence[str], *, environment: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start one; what it says goes to ``NAME.log``."""
+        log = self._folder / f"{name}.log"
+        with log.open("ab") as file:
+            process = subprocess.Popen(
+                list(command),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(environment or {})},
+                cwd=self._folder,
+            )
+        self._started.append((process, log))
+        return process
+
+    def check(self, done: Sequence[subprocess.Popen[bytes]] = ()) -> None:
+        """Raise `BenchmarkError` with the end of its log for a process that has ended badly."""
+        for process, log in self._started:
+            if process.poll() is not None and not (process in done and process.returncode == 0):
+                lines = log.read_text(errors="replace").strip().splitlines()[-LOG_LINES:]
+                said = " / ".join(line.strip() for line in lines)[-400:] or "it said nothing"
+                raise BenchmarkError(f"{log.stem} ended with status {process.returncode}: {said}")
+
+
+class Counted:
+    """A relay in a process of its own; `bins` are what passed, once it is closed."""
+
+    def __init__(self, port: int) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.relay", str(port)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=our_environment(),
+        )
+        self.bins: list[tuple[float, int, int, int]] = []
+        self.port = int((self._process.stdout.readline() if self._process.stdout else b"") or 0)
+        if not self.port:
+            raise BenchmarkError("the counting relay did not start")
+
+    def close(self) -> None:
+        """End it and read its counts."""
+        answer, _ = self._process.communicate(timeout=STOP_S)
+        self.bins = [tuple(row) for row in json.loads(answer)["bins"]]
+
+    def between(self, start: float, end: float) -> tuple[int, int, int]:
+        """Bytes up, bytes down and PUBLISH packets after one moment, up to another."""
+        rows = [row for row in self.bins if start < row[0] <= end]
+        return sum(r[1] for r in rows), sum(r[2] for r in rows), sum(r[3] for r in rows)
+
+
+@contextlib.contextmanager
+def counted(port: int) -> Iterator[Counted]:
+    """A relay to a port of this machine."""
+    relay = Counted(port)
+    try:
+        yield relay
+    finally:
+        with contextlib.suppress(subprocess.TimeoutExpired, ValueError):
+            relay.close()
+        relay._process.kill()
+        relay._process.wait()
+
+
+def our_environment() -> dict[str, str]:
+    """For a child of this package: our packages can be imported, and one thread computes."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "OMP_NUM_THREADS": "1",
+        "MALLOC_ARENA_MAX": "2",
+    }
+
+
+def write_mark(marks: Path, number: int, updates: int) -> None:
+    """Say that a round is over."""
+    with marks.open("a") as file:
+        file.write(json.dumps({"round": number, "at": time.monotonic(), "updates": updates}) + "\n")
+
+
+def read_marks(marks: Path) -> list[dict[str, Any]]:
+    """The rounds that are over; a line that is being written is left for the next time."""
+    if not marks.exists():
+        return []
+    return [json.loads(line) for line in marks.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def watch_rounds(
+    name: str,
+    plan: Plan,
+    marks: Path,
+    processes: Processes,
+    report: Report,
+    *,
+    done: Sequence[subprocess.Popen[bytes]] = (),
+) -> list[dict[str, Any]]:
+    """Wait for the last round's end.
+
+    Raises:
+        BenchmarkError: a process ended, a round lacked a client, or it took too long.
+    """
+    until = time.monotonic() + plan.timeout_s
+    while len(found := read_marks(marks)) < plan.all_rounds:
+        processes.check(done)
+        if time.monotonic() > until:
+            raise BenchmarkError(
+                f"{name}: {len(found)} of {plan.all_rounds} rounds were done after {plan.timeout_s:g} s; "
+                "allow more with --timeout"
+            )
+        report(f"{name}: round {len(found) + 1} of {plan.all_rounds}", len(found) / plan.all_rounds)
+        time.sleep(LOOK_S)
+    lacking = [mark["round"] for mark in found if mark["updates"] < plan.clients]
+    if lacking:
+        raise BenchmarkError(f"{name}: round {lacking[0]} closed without all {plan.clients} clients")
+    return found
+
+
+def summarise(
+    name: str,
+    plan: Plan,
+    started: float,
+    marks: Sequence[Mapping[str, Any]],
+    relay: Counted,
+    sampler: Sampler,
+    *,
+    note: str,
+    mqtt: bool = True,
+) -> SystemResult:
+    """The figures of one system; `sampler` knows ``server``, perhaps ``broker``, and each ``client-N``."""
+    ends = [float(mark["at"]) for mark in marks[plan.settle - 1 : plan.all_rounds]]
+    rounds = len(ends) - 1
+    up, down, publishes = relay.between(ends[0], ends[-1])
+    first_up, first_down, _ = relay.between(started, ends[0])
+    clients = [f"client-{number}" for number in range(plan.clients)]
+    peaks = [sampler.peak(client) for client in clients]
+    cpu = {each: sampler.cpu_s(each, ends[0], ends[-1]) / rounds for each in sampler.roots}
+    server, broker = sampler.peak("server"), sampler.peak("broker") if "broker" in sampler.roots else None
+    share = plan.clients * rounds
+    durations = tuple(later - earlier for earlier, later in itertools.pairwise(ends))
+    return SystemResult(
+        name=name,
+        round_s=statistics.median(durations),
+        rounds_s=durations,
+        settle=plan.settle,
+        settled_s=ends[0] - started,
+        bytes_up_per_client_round=up / share,
+        bytes_down_per_client_round=down / share,
+        bytes_up_once_per_client=first_up / plan.clients,
+        bytes_down_once_per_client=first_down / plan.clients,
+        messages_per_s=publishes / (ends[-1] - ends[0]) if mqtt else None,
+        client_pss_mb=statistics.median(peak.pss_mb for peak in peaks),
+        client_rss_mb=statistics.median(peak.rss_mb for peak in peaks),
+        client_processes=max(peak.processes for peak in peaks),
+        client_cpu_s_per_round=statistics.mean(cpu[client] for client in clients),
+        server_pss_mb=server.pss_mb + (broker.pss_mb if broker else 0.0),
+        server_rss_mb=server.rss_mb + (broker.rss_mb if broker else 0.0),
+        server_cpu_s_per_round=cpu["server"],
+        broker_pss_mb=broker.pss_mb if broker else None,
+        broker_cpu_s_per_round=cpu["broker"] if broker else None,
+        note=note,
+    )

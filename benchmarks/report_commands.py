@@ -1,0 +1,52 @@
+"""``bramble-bench report``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from benchmarks.errors import BenchmarkError
+from benchmarks.history import markdown
+from benchmarks.output import default_history, read_results
+from compression.command_line import Commands, command, count
+
+
+def add_report(commands: Commands) -> None:
+    """Add ``report``."""
+    parser = command(
+        commands,
+        "report",
+        _report,
+        "results that --save or --history kept, as Markdown tables, and as one HTML page with plots",
+        "bramble-bench report --html bench.html",
+        "bramble-bench report latency.json peers.json --html bench.html",
+        json="print the results as one JSON list",
+    )
+    parser.add_argument(
+        "files", type=Path, nargs="*", metavar="FILE", help=f"of results (default: {default_history()})"
+    )
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the page here")
+    parser.add_argument("--last", type=count, metavar="N", help="only the newest so many")
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    files = arguments.files or [default_history()]
+    results = [result for file in files for result in read_results(file)]
+    results.sort(key=lambda result: str(result.get("at", "")))
+    results = results[-(arguments.last or len(results)) :]
+    if arguments.html is not None:
+        _write_page(arguments.html, results)
+    print(json.dumps(results, indent=2) if arguments.json else markdown(results), end="")
+    return 0
+
+
+def _write_page(file: Path, results: list[dict[str, object]]) -> None:
+    try:
+        from benchmarks.history_page import html  # noqa: PLC0415 - a device has no matplotlib
+    except ImportError as exc:
+        raise BenchmarkError(f"a page needs matplotlib, pip install 'bramble[server]': {exc}") from exc
+    try:
+        file.write_text(html(results), encoding="utf-8")
+    except OSError as exc:
+        raise BenchmarkError(f"{file}: {exc.strerror or exc}") from exc
