@@ -5,6 +5,7 @@ TensorFlow lives here and in the rooms below; it is imported when the first mode
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ from edge_client.data import DataSource, LocalData, batches, load_data
 from edge_client.data.catalogue import Progress
 from edge_client.training import LiteRTTrainer
 from edge_client.wire.evaluation import EvaluationSums
+
+log = logging.getLogger(__name__)
 
 
 def choose_loss(config: ModelConfig, classes: Sequence[str]) -> Loss:
@@ -54,6 +57,7 @@ def compile_program(
             micro_batch=config.micro_batch,
             augmentation=config.augmentation,
         )
+    log.info("compiled %s, lowerings %s", config.name, result.lowerings)
     return result.bundle, result.weights
 
 

@@ -23,6 +23,7 @@ from compression.commands import (
 from compression.compare_commands import add_compare
 from compression.models.export import RECIPES
 from compression.planning import plan_text, plan_training
+from compression.profile_commands import add_profile
 from compression.recipe_commands import add_recipes, add_run
 from compression.size_report import SizeReport, size_report
 from compression.spec import Loss, Optimizer
@@ -48,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     _add_trainable(commands)
     _add_tune(commands)
+    add_profile(commands)
     _add_export(commands)
     _add_size(commands)
     add_recipes(commands)
@@ -86,7 +88,7 @@ def _add_trainable(commands: Commands) -> None:
         "--lowerings",
         type=Path,
         metavar="FILE",
-        help="a table that `tune` made (default: the rule that is shipped)",
+        help="a table that `tune` made (default: the one in the cache, else the rule that is shipped)",
     )
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--out", type=Path, metavar="DIR", help="where the bundle is written")
@@ -191,7 +193,8 @@ def _trainable(arguments: argparse.Namespace) -> int:
         arguments,
         asdict(made),
         f"{made.directory}: model {made.name!r} of {made.parameters} parameters trains in "
-        f"{bytes_text(made.bundle_bytes)} of builtin ops\nbundle {made.digest}",
+        f"{bytes_text(made.bundle_bytes)} of builtin ops\nbundle {made.digest}\n"
+        f"lowerings {made.lowerings}",
     )
 
 

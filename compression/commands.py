@@ -36,6 +36,7 @@ class MadeBundle:
     digest: str
     bundle_bytes: int
     parameters: int
+    lowerings: str  # what chose them, in words
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,6 @@ def make_bundle(
     """
     tensorflow()  # here and not above: `size` can do without
     from compression.trainable import TrainableError, compile_trainable  # noqa: PLC0415
-    from compression.trainable.lowerings import by_rule  # noqa: PLC0415
     from compression.trainable.tuning import read_table  # noqa: PLC0415
 
     example = input_of(input_shape)
@@ -125,7 +125,7 @@ def make_bundle(
                 optimizer=optimizer,
                 batch_size=batch_size,
                 micro_batch=micro_batch,
-                lowerings=by_rule if lowerings is None else read_table(lowerings),
+                lowerings=None if lowerings is None else read_table(lowerings),
             )
     except TrainableError as exc:
         raise CommandError(str(exc)) from exc
@@ -136,7 +136,9 @@ def make_bundle(
     source = ModelSource(model=reference, input=tuple(input_shape), classes=tuple(classes))
     write_weights(directory / "weights.npz", result.weights, source)
     spec = result.bundle.spec
-    return MadeBundle(str(directory), spec.name, result.bundle.digest, len(data), spec.parameters)
+    return MadeBundle(
+        str(directory), spec.name, result.bundle.digest, len(data), spec.parameters, result.lowerings
+    )
 
 
 def default_loss(model: Any) -> Loss:

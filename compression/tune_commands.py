@@ -39,7 +39,7 @@ def tune_model(
 
     Args:
         python: an interpreter whose TFLite runtime is meant; None is this one's.
-        out: the table; None is the user's cache.
+        out: the table; None is the user's cache, where the compiler finds it by itself.
 
     Raises:
         CommandError, ModelsError: the model or an option does not fit, or nothing can be timed.
@@ -56,7 +56,7 @@ def tune_model(
     )
 
     model = load_reference(reference, input_shape, len(classes))
-    path, found = out or table_path(python), dict[str, HotOp]()
+    found: dict[str, HotOp] = {}
     try:
         with quiet():
             compile_trainable(
@@ -69,6 +69,7 @@ def tune_model(
                 lowerings=recording(found),
             )
             measured = measure(found.values(), python=python)
+        path = out or table_path(measured.runtime, measured.machine)
         write_table(path, read_table(path).merged(measured) if path.exists() else measured)
     except TrainableError as exc:
         raise CommandError(str(exc)) from exc
@@ -80,14 +81,15 @@ def tune_model(
 
 def tuned_text(tuned: Tuned) -> str:
     """A line a computation."""
+    names = list(dict.fromkeys(name for _, ms, *_ in tuned.rows for name in ms))
     lines = [
         [
             key,
-            *[f"{value:.2f} ms" for value in ms.values()],
+            *[f"{ms[name]:.2f} ms" if name in ms else "" for name in names],
             chosen,
             "" if chosen == rule else f"rule: {rule}",
         ]
         for key, ms, chosen, rule in tuned.rows
     ]
-    heads = ["picture, kernel, strides", *tuned.rows[0][1], "chosen", ""]
+    heads = ["picture, kernel, strides", *names, "chosen", ""]
     return f"{tuned.runtime} on {tuned.machine}\n\n{text_table(heads, lines)}\n\nkept in {tuned.file}"

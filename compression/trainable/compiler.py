@@ -26,15 +26,21 @@ from compression.trainable.lowerings import Chooser, by_rule, choosing
 from compression.trainable.network import Network
 from compression.trainable.plan import auto_rows, plan_memory, worth_splitting
 from compression.trainable.program import Program
+from compression.trainable.tuning import TunedTable, cached_table
 from compression.trainable.variables import keras_weights
 
 
 @dataclass(frozen=True, slots=True)
 class CompileResult:
-    """A bundle, which carries no weights, and the weights the Keras model began with, in spec order."""
+    """A bundle, which carries no weights, and the weights the Keras model began with, in spec order.
+
+    Attributes:
+        lowerings: what chose each convolution's lowering, in words.
+    """
 
     bundle: TrainableBundle
     weights: dict[str, npt.NDArray[np.float32]]
+    lowerings: str = "by the shipped rule"
 
 
 def compile_trainable(
@@ -49,7 +55,7 @@ def compile_trainable(
     augmentation: Augmentation | None = None,
     label_smoothing: float = 0.0,
     micro_batch: int | Literal["auto"] | None = None,
-    lowerings: Chooser = by_rule,
+    lowerings: Chooser | None = None,
     constraint: Constraint | None = None,
 ) -> CompileResult:
     """Compile a `tf_keras` model into a program that trains it in a TFLite runtime.
@@ -62,12 +68,14 @@ def compile_trainable(
             less memory and gives the same step, so a model with batch normalisation, whose statistics are
             the whole batch's, is refused. "auto" takes four where that saves memory worth the name.
         lowerings: which lowering each convolution takes; a `compression.trainable.tuning.TunedTable` holds
-            what was measured.
+            what was measured. None takes the table that `tune` left in the cache for this interpreter's
+            runtime, and the shipped rule where there is none: the same machine gives the same program.
         constraint: keep a pruned model's zeros, round as int8 will; None for neither.
 
     Raises:
         TrainableError: a layer is not supported, or input, loss and classes do not fit the model.
     """
+    chooser = lowerings or cached_table() or by_rule
     network = Network(model, constraint)
     if tuple(model.input_shape[1:]) != input.shape:
         raise TrainableError(f"model {name!r} takes {model.input_shape[1:]}, the input gives {input.shape}")
@@ -96,7 +104,7 @@ def compile_trainable(
             label_smoothing=label_smoothing,
             accumulates=rows < batch_size,
         )
-        with choosing(lowerings):
+        with choosing(chooser):
             signatures = program.signatures()
         return TrainableBundle(spec, convert(program, signatures))
 
@@ -104,7 +112,8 @@ def compile_trainable(
     if micro_batch == "auto" and network.batch_statistics is None:
         split = bundle_of(auto_rows(batch_size))
         bundle = split if worth_splitting(plan_memory(bundle), plan_memory(split)) else bundle
-    return CompileResult(bundle, keras_weights(model))
+    words = str(chooser) if isinstance(chooser, TunedTable) else "by the shipped rule"
+    return CompileResult(bundle, keras_weights(model), words)
 
 
 def _check_micro_batch(network: Network, micro_batch: int, batch_size: int) -> None:

@@ -42,6 +42,7 @@ PIECE_BYTES = 4 << 20  # of unrolled pictures at a time: 16 pieces were as fast 
 MATMUL_INPUTS = 16  # channels from which on unrolling copies long enough runs
 OUTPUTS = 16  # channels from which on the product is worth the unrolling
 GRADIENT_OUTPUTS = 32
+WIDE = 16  # positions in a row from which on a product by rows is not slower than reshaping (measured)
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
@@ -77,9 +78,15 @@ class HotOp:
         return " ".join([self.kind, *parts])
 
 
-Lowering = Literal["conv", "matmul"]
+Lowering = Literal["conv", "matmul", "depthwise"]
 Chooser = Callable[[HotOp], Lowering]
-LOWERINGS: tuple[Lowering, ...] = ("conv", "matmul")
+
+
+def lowerings_of(op: HotOp) -> tuple[Lowering, ...]:
+    """Those that compute it."""
+    equal = op.strides[0] == op.strides[1]  # as TensorFlow's depthwise op wants them
+    single = op.kind == "convolution" and op.kernel[2] == 1 and equal
+    return ("conv", "matmul", "depthwise") if single else ("conv", "matmul")
 
 
 def by_rule(op: HotOp) -> Lowering:
@@ -88,6 +95,8 @@ def by_rule(op: HotOp) -> Lowering:
     gradient, strided = op.kind == "kernel_gradient", max(op.strides) > 1
     if height == width == 1:  # nothing to unroll, but rows to pick out for a stride
         return "matmul" if gradient or not strided else "conv"
+    if "depthwise" in lowerings_of(op):
+        return "depthwise"
     least = GRADIENT_OUTPUTS if gradient else OUTPUTS
     return "matmul" if inputs >= MATMUL_INPUTS and outputs >= least and not strided else "conv"
 
@@ -130,36 +139,48 @@ def unrolled_bytes(batch: int, over: Grid, channels: int) -> int:
 
 
 def unroll(padded: Tensor, over: Grid) -> Tensor:
-    """im2col: [N, H, W, C], padded, to [N * Ho * Wo, kh * kw * C]."""
+    """im2col: [N, H, W, C], padded, to [N, Ho * Wo, kh * kw * C].
+
+    Two axes become one before the rows are put beside each other, when there is least to copy.
+    """
     rows, columns = over
+    batch, positions = padded.shape[0], rows.outputs * columns.outputs
     if rows.size == columns.size == 1 and over.unit:
-        return tf.reshape(padded, [-1, padded.shape[3]])
+        return tf.reshape(padded, [batch, positions, padded.shape[3]])
     if over.unit:
         wide = [padded[:, :, place : place + columns.outputs, :] for place in range(columns.size)]
         line = tf.concat(wide, axis=3) if len(wide) > 1 else wide[0]
-        tall = [line[:, place : place + rows.outputs, :, :] for place in range(rows.size)]
+        line = tf.reshape(line, [batch, -1, line.shape[3]])
+        starts = [place * columns.outputs for place in range(rows.size)]
+        tall = [line[:, start : start + positions, :] for start in starts]
     else:
-        tall = [tap(padded, place, over) for place in over.taps]
-    full = tf.concat(tall, axis=3) if len(tall) > 1 else tall[0]
-    return tf.reshape(full, [-1, full.shape[3]])
+        tall = [tf.reshape(tap(padded, place, over), [batch, positions, -1]) for place in over.taps]
+    return tf.concat(tall, axis=2) if len(tall) > 1 else tall[0]
 
 
 def convolve(padded: Tensor, kernel: Tensor, over: Grid) -> Tensor:
     """Convolution without padding, by the lowering that suits the kernel."""
-    batch, channels = int(padded.shape[0]), int(padded.shape[3])
+    batch, channels, outputs = int(padded.shape[0]), int(padded.shape[3]), int(kernel.shape[3])
     strides = (over.rows.stride, over.columns.stride)
+    unrolls = len(over.taps) > 1 or not over.unit
 
     def by_matmul(part: Tensor) -> Tensor:
-        y = product(unroll(part, over), tf.reshape(kernel, [-1, kernel.shape[3]]))
-        return tf.reshape(y, [part.shape[0], over.rows.outputs, over.columns.outputs, kernel.shape[3]])
+        if not unrolls and over.columns.outputs >= WIDE:
+            return tf.matmul(part, tf.reshape(kernel, [1, 1, channels, outputs]))
+        y = tf.matmul(unroll(part, over), tf.reshape(kernel, [1, -1, outputs]))
+        return tf.reshape(y, [part.shape[0], over.rows.outputs, over.columns.outputs, outputs])
 
     def by_conv(part: Tensor) -> Tensor:
         return tf.nn.conv2d(part, kernel, strides, "VALID")
 
-    matmul = _choice("convolution", padded, kernel.shape, over) == "matmul"
-    compute = by_matmul if matmul else by_conv
-    needed = 0 if len(over.taps) == 1 and over.unit else unrolled_bytes(batch, over, channels)
-    return in_pieces(compute, padded, needed)
+    def by_depthwise(part: Tensor) -> Tensor:
+        return tf.nn.depthwise_conv2d(part, kernel, [1, *strides, 1], "VALID")
+
+    lowering = _choice("convolution", padded, kernel.shape, over)
+    if lowering == "depthwise":
+        return by_depthwise(padded)
+    needed = unrolled_bytes(batch, over, channels) if unrolls else 0
+    return in_pieces(by_matmul if lowering == "matmul" else by_conv, padded, needed)
 
 
 def kernel_gradient(padded: Tensor, dy: Tensor, shape: Any, over: Grid) -> Tensor:
@@ -183,8 +204,8 @@ def _kernel_gradient_by_matmul(padded: Tensor, dy: Tensor, shape: Any, over: Gri
     parts = pieces(batch, unrolled_bytes(batch, over, int(padded.shape[3])))
     products = [
         # dY on the left: tflite-runtime is 2 to 3 times slower the other way round (measured)
-        tf.matmul(tf.reshape(d, [-1, d.shape[3]]), unroll(x, over), transpose_a=True)
+        tf.matmul(tf.reshape(d, [d.shape[0], -1, d.shape[3]]), unroll(x, over), transpose_a=True)
         for x, d in zip(tf.split(padded, parts), tf.split(dy, parts), strict=True)
     ]
-    total = products[0] if parts == 1 else tf.add_n(products)
-    return tf.reshape(tf.transpose(total), shape)
+    each = products[0] if parts == 1 else tf.add_n(products)
+    return tf.reshape(tf.transpose(tf.reduce_sum(each, axis=0)), shape)

@@ -56,7 +56,11 @@ def pad(x: Tensor, rows: tuple[int, int], columns: tuple[int, int], value: float
     """Pad the two middle axes of [N, H, W, C]; nothing to pad costs nothing."""
     if not any((*rows, *columns)):
         return x
-    return tf.pad(x, [[0, 0], list(rows), list(columns), [0, 0]], constant_values=value)
+    if x.shape[3] > 1:
+        return tf.pad(x, [[0, 0], list(rows), list(columns), [0, 0]], constant_values=value)
+    # runs of one number are copied one by one: a picture of one channel is padded as a stack of tables
+    tables = tf.pad(tf.reshape(x, x.shape[:3]), [[0, 0], list(rows), list(columns)], constant_values=value)
+    return tf.reshape(tables, [*tables.shape, 1])
 
 
 def pad_for(x: Tensor, over: Grid, value: float = 0.0) -> Tensor:

@@ -19,16 +19,17 @@ from typing import Any, get_args
 
 import tensorflow as tf
 
+from compression.time_signatures import installed_runtime
 from compression.trainable.convert import convert
 from compression.trainable.errors import TrainableError
 from compression.trainable.lowerings import (
-    LOWERINGS,
     HotOp,
     Lowering,
     by_rule,
     choosing,
     convolve,
     kernel_gradient,
+    lowerings_of,
 )
 from compression.trainable.shapes import grid
 
@@ -49,8 +50,13 @@ class TunedTable:
     ms: Mapping[str, Mapping[str, float]]
 
     def __call__(self, op: HotOp) -> Lowering:
-        measured = self.ms.get(op.key)
-        return by_rule(op) if measured is None else min(LOWERINGS, key=lambda name: measured[name])
+        measured, possible = self.ms.get(op.key, {}), lowerings_of(op)
+        if not set(possible) <= set(measured):
+            return by_rule(op)
+        return min(possible, key=lambda name: measured[name])
+
+    def __str__(self) -> str:
+        return f"measured with {self.runtime} on {self.machine}"
 
     def merged(self, newer: TunedTable) -> TunedTable:
         """Both tables' computations; of those in both, the newer measurement."""
@@ -62,11 +68,26 @@ class TunedTable:
         return TunedTable(self.runtime, self.machine, {**self.ms, **newer.ms})
 
 
-def table_path(python: str | None = None) -> Path:
-    """Where a table is kept unless the user says otherwise: the XDG cache, a file for each interpreter."""
+def table_path(runtime: str, machine: str) -> Path:
+    """Where a runtime's table is kept unless the user says otherwise: in the XDG cache.
+
+    The version is part of the name: another one's kernels may be faster or slower.
+    """
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    which = "" if python is None else f"-{Path(python).absolute().parent.parent.name.lstrip('.')}"
-    return Path(cache) / "bramble" / f"lowerings-{platform.machine()}{which}.json"
+    return Path(cache) / "bramble" / f"lowerings-{runtime.replace(' ', '-')}-{machine}.json"
+
+
+def cached_table() -> TunedTable | None:
+    """The table for this interpreter's runtime on this machine, if `tune` has made one.
+
+    Raises:
+        TrainableError: the file is damaged.
+    """
+    runtime = installed_runtime()
+    if runtime is None:
+        return None
+    path = table_path(runtime, platform.machine())
+    return read_table(path) if path.exists() else None
 
 
 def write_table(path: Path, table: TunedTable) -> None:
@@ -90,12 +111,16 @@ def read_table(path: Path) -> TunedTable:
         if plain["format"] != FORMAT:
             raise ValueError(f"format {plain['format']!r}")
         ms = {
-            str(key): {name: float(times[name]) for name in get_args(Lowering)}
+            str(key): {name: float(times[name]) for name in get_args(Lowering) if name in times}
             for key, times in plain["ms"].items()
         }
+        if not all({"conv", "matmul"} <= set(times) for times in ms.values()):
+            raise ValueError("a computation lacks a time")
         return TunedTable(str(plain["runtime"]), str(plain["machine"]), ms)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as exc:
-        raise TrainableError(f"{path} is not a table of lowerings ({exc}): make one with `tune`") from exc
+        raise TrainableError(
+            f"{path} is not a table of lowerings ({exc}): remove it, or make one with `tune`"
+        ) from exc
 
 
 def recording(found: dict[str, HotOp]) -> Callable[[HotOp], Lowering]:
@@ -122,20 +147,24 @@ def measure(ops: Iterable[HotOp], *, python: str | None = None) -> TunedTable:
     if not work:
         raise TrainableError("the model has no convolution: there is nothing to tune")
     functions = {
-        f"{lowering}_{index}": _alone(op, lowering) for index, op in enumerate(work) for lowering in LOWERINGS
+        f"{lowering}_{index}": _alone(op, lowering)
+        for index, op in enumerate(work)
+        for lowering in lowerings_of(op)
     }
     with tempfile.TemporaryDirectory(prefix="bramble-tune-") as directory:
         file = Path(directory) / "ops.tflite"
         file.write_bytes(convert(tf.Module(), functions))
-        answer = _time(file, python or sys.executable)
+        answer = time_file(file, python)
     ms: dict[str, dict[str, float]] = {
-        op.key: {str(lowering): answer["ms"][f"{lowering}_{index}"] for lowering in LOWERINGS}
+        op.key: {str(lowering): answer["ms"][f"{lowering}_{index}"] for lowering in lowerings_of(op)}
         for index, op in enumerate(work)
     }
     return TunedTable(answer["runtime"], answer["machine"], ms)
 
 
-def _time(file: Path, python: str) -> dict[str, Any]:
+def time_file(file: Path, python: str | None) -> dict[str, Any]:
+    """Milliseconds by signature, with the runtime of `python` (None: this one)."""
+    python = python or sys.executable
     try:
         done = subprocess.run(
             [python, "-m", "compression.time_signatures", str(file)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 
 from compression.cli import main
+from compression.time_signatures import installed_runtime
 from compression.trainable import TrainableError, compile_trainable
-from compression.trainable.lowerings import HotOp, by_rule
+from compression.trainable.lowerings import HotOp, by_rule, lowerings_of
 from compression.trainable.tuning import (
     TunedTable,
+    cached_table,
     measure,
     read_table,
     recording,
@@ -38,6 +41,15 @@ def test_a_table_chooses_what_was_faster_and_leaves_the_rest_to_the_rule() -> No
     assert by_rule(HotOp("convolution", OP.picture, OP.kernel, (2, 2))) == "conv"
 
 
+def test_a_picture_of_one_channel_is_depthwise_where_the_table_lacks_that(tmp_path: Path) -> None:
+    single = HotOp("convolution", (4, 10, 10, 1), (3, 3, 1, 8), (1, 1))
+    assert by_rule(single) == "depthwise" and lowerings_of(single)[-1] == "depthwise"
+    assert lowerings_of(HotOp("convolution", single.picture, single.kernel, (2, 1))) == lowerings_of(OP)
+    older = {"conv": 1.0, "matmul": 2.0}
+    assert TunedTable("r", "m", {single.key: older})(single) == "depthwise"
+    assert TunedTable("r", "m", {single.key: {**older, "depthwise": 1.5}})(single) == "conv"
+
+
 def test_a_table_survives_the_disk_and_what_is_none_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "deep" / "table.json"
     write_table(file, TABLE)
@@ -58,8 +70,19 @@ def test_tables_of_different_machines_do_not_mix() -> None:
 
 def test_the_cache_is_where_xdg_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert table_path().parent == tmp_path / "bramble"
-    assert table_path() != table_path("/opt/.venv-tflite/bin/python")
+    assert (
+        table_path("a runtime 1.0", "aarch64")
+        == tmp_path / "bramble" / "lowerings-a-runtime-1.0-aarch64.json"
+    )
+    assert cached_table() is None
+    runtime = installed_runtime()
+    assert runtime is not None
+    here = table_path(runtime, platform.machine())
+    write_table(here, TABLE)
+    assert cached_table() == TABLE
+    here.write_text("damaged")
+    with pytest.raises(TrainableError, match="remove it, or make one"):
+        cached_table()
 
 
 def test_all_lowerings_have_the_same_gradients() -> None:
@@ -96,7 +119,7 @@ def test_all_lowerings_have_the_same_gradients() -> None:
 
 
 def test_the_command_measures_and_the_compiler_takes_the_table(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "table.json"
     assert main(["tune", *MODEL, "--batch", "2", "--out", str(file), "--json"]) == 0
@@ -106,10 +129,21 @@ def test_the_command_measures_and_the_compiler_takes_the_table(
     assert all(time > 0 for times in table.ms.values() for time in times.values())
     for key, times, chosen, _rule in tuned["rows"]:
         assert times[chosen] == min(times.values()), key
-    common = ["trainable", *MODEL, "--batch", "2", "--lowerings"]
-    assert main([*common, str(file), "--out", str(tmp_path / "bundle")]) == 0
+    common = ["trainable", *MODEL, "--batch", "2", "--out", str(tmp_path / "bundle"), "--json"]
+    assert main([*common, "--lowerings", str(file)]) == 0
+    given = json.loads(capsys.readouterr().out)
+    assert given["lowerings"] == f"measured with {table.runtime} on {table.machine}"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_table(table_path(table.runtime, table.machine), table)
+    assert main(common) == 0
+    assert json.loads(capsys.readouterr().out) == given  # the same program, found by itself
+    assert main(["profile", str(tmp_path / "bundle" / "bundle.bin"), "--json"]) == 0
+    profiled = json.loads(capsys.readouterr().out)
+    assert {"BATCH_MATMUL", "CONCATENATION", "MUL"} <= {op["op"] for op in profiled["ops"]}
+    totals = [op["count"] * op["ms"] for op in profiled["ops"]]
+    assert totals == sorted(totals, reverse=True) and min(totals) >= 0
     (tmp_path / "other").write_text("no table")
-    assert main([*common, str(tmp_path / "other"), "--out", str(tmp_path / "bundle")]) == 1
+    assert main([*common, "--lowerings", str(tmp_path / "other")]) == 1
     assert "is not a table of lowerings" in capsys.readouterr().err
 
 

@@ -1,0 +1,43 @@
+"""``bramble-compress profile``: where a bundle's training step spends its time."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from compression.command_line import Commands, command
+from compression.commands import CommandError
+from compression.spec import TrainableBundle
+from compression.tf import quiet, tensorflow
+
+
+def add_profile(commands: Commands) -> None:
+    """The command."""
+    parser = command(
+        commands,
+        "profile",
+        _profile,
+        "time every op of a bundle's training step alone: where the step's time goes",
+        "bramble-compress profile bundle/bundle.bin --python .venv-tflite/bin/python",
+    )
+    parser.add_argument("bundle", type=Path, metavar="FILE", help="a bundle.bin that `trainable` wrote")
+    parser.add_argument(
+        "--python", metavar="FILE", help="an interpreter with NumPy and the TFLite runtime that is meant"
+    )
+
+
+def _profile(arguments: argparse.Namespace) -> int:
+    bundle = TrainableBundle.from_bytes(arguments.bundle.read_bytes())
+    with quiet():
+        tensorflow()
+        from compression.op_times import op_times_text, time_ops  # noqa: PLC0415
+        from compression.trainable import TrainableError  # noqa: PLC0415
+
+        try:
+            times = time_ops(bundle, python=arguments.python)
+        except TrainableError as exc:
+            raise CommandError(str(exc)) from exc
+    print(json.dumps(asdict(times), indent=2) if arguments.json else op_times_text(times))
+    return 0
