@@ -18,7 +18,7 @@ from edge_client.device import slots
 MODULE = "edge_client.cli"
 LIGHT_MODULE = "edge_client.first_boot"  # loads no numpy
 LIGHT_COMMANDS = ("enrol", "report-step", "upgrade")
-CACHE = Path("/var/cache/bramble")  # bytecode, where the client came without
+CACHE = Path("/var/cache/bramble")  # bytecode, where the client came without; the service's own
 
 
 def command(prefix: Path, slot: str, arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -34,7 +34,9 @@ def command(prefix: Path, slot: str, arguments: Sequence[str]) -> tuple[list[str
         raise slots.SlotError(f"this client is for Python {wanted}, the system has {here}: install another")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "LD_"))}
     environment = kept | {"PYTHONPATH": str(site), "PYTHONNOUSERSITE": "1", "BRAMBLE_PREFIX": str(prefix)}
-    if not client.get("bytecode"):
+    if os.geteuid() == 0:
+        environment["PYTHONDONTWRITEBYTECODE"] = "1"  # and nothing is read from CACHE: the service may write it
+    elif not client.get("bytecode"):
         environment["PYTHONPYCACHEPREFIX"] = str(CACHE / slot)
     if (libraries := site / slots.LIBRARIES).is_dir():
         environment["LD_LIBRARY_PATH"] = str(libraries)

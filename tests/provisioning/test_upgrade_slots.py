@@ -187,7 +187,10 @@ def test_the_client_sees_what_it_brought_and_nothing_else(tmp_path: Path, state:
     assert trial(state) == {}  # a command by hand is no start of the service
 
 
-def test_libraries_and_bytecode_are_found_where_the_client_has_them(tmp_path: Path, state: Path) -> None:
+def test_libraries_and_bytecode_are_found_where_the_client_has_them(
+    tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
     prefix = two(tmp_path, state)
     _, environment = command(prefix, "b", [])
     assert "LD_LIBRARY_PATH" not in environment and "PYTHONPYCACHEPREFIX" not in environment
@@ -197,6 +200,18 @@ def test_libraries_and_bytecode_are_found_where_the_client_has_them(tmp_path: Pa
     _, environment = command(prefix, "b", [])
     assert environment["LD_LIBRARY_PATH"].endswith("site/shared-libraries")
     assert environment["PYTHONPYCACHEPREFIX"] == "/var/cache/bramble/b"
+
+
+def test_root_runs_no_bytecode_that_the_service_could_have_written(
+    tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The upgrade's unit and `sudo bramble-edge` are root; the cache is the service user's."""
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    prefix = two(tmp_path, state)
+    slots.write_json(prefix / "b" / slots.CLIENT, slots.client_of(prefix, "b") | {"bytecode": False})
+    _, environment = command(prefix, "b", ["upgrade"])
+    assert "PYTHONPYCACHEPREFIX" not in environment
+    assert environment["PYTHONDONTWRITEBYTECODE"] == "1"
 
 
 def test_what_comes_before_the_agent_loads_no_numpy(tmp_path: Path, state: Path) -> None:
