@@ -10,13 +10,17 @@ from compression.spec import ModelSpec, Weights
 from compression.updates import CodecError, Decoded, decode_update
 from edge_client.data import ColumnStatistics
 from edge_client.data.column_statistics import MAX_STATISTICS_BYTES
+from edge_client.inference.likeness import feature_count, plausible
+from edge_client.inference.sums import MAX_DESCRIBED
 from edge_client.wire.blobs import BlobRef
+from edge_client.wire.calibration import CalibrationSums
 from edge_client.wire.evaluation import EvaluationSums
 from edge_client.wire.messages import Result, Task, TrainingReport
 from edge_client.wire.variates import split_payload, variate_digest
 
 MAX_STEP = 1e4  # a weight that moved further in one round is no training
 MAX_LOSS = 1e4  # of an example: cross-entropy of float32 probabilities stays below 100
+MAX_TEMPERED_LOSS = 100.0  # of an example at any temperature of the grid: 70 at the lowest
 
 
 class RefusedError(BrambleError, ValueError):
@@ -43,6 +47,8 @@ def check_result(
         elif spec is not None:
             _check_evaluation(result.evaluation, spec, max_examples)
             _check_evaluation(result.tuned, spec, max_examples)
+            _check_calibration(task, result, spec)
+            _check_loss(result.training)
             _check_update(task, result, payload, spec)
     except (CodecError, RecordError) as exc:
         raise RefusedError(str(exc)) from exc
@@ -63,6 +69,34 @@ def _check_evaluation(sums: EvaluationSums | None, spec: ModelSpec, max_examples
         raise RefusedError("an evaluation without its scores, or with scores it should not have")
     if sums.examples > max_examples or not 0 <= sums.loss_sum <= MAX_LOSS * max(sums.examples, 1):
         raise RefusedError(f"an evaluation of {sums.examples} examples with loss sum {sums.loss_sum:g}")
+
+
+def _check_calibration(task: Task, result: Result, spec: ModelSpec) -> None:
+    """What no examples have: it would make every device's answers wrong, or the sums impossible."""
+    sums = result.calibration
+    if sums is None:
+        return
+    if task.kind != "evaluate":
+        raise RefusedError("calibration sums that were not asked for")
+    if sums.examples != (result.evaluation.examples if result.evaluation else 0):
+        raise RefusedError(f"calibration sums of {sums.examples} examples, the evaluation has others")
+    if max(sums.losses, default=0.0) > MAX_TEMPERED_LOSS * sums.examples:
+        raise RefusedError(f"calibration sums with a loss of {max(sums.losses):g}")
+    if not _plausible_moments(sums, spec):
+        raise RefusedError("calibration sums whose moments are no training examples'")
+
+
+def _plausible_moments(sums: CalibrationSums, spec: ModelSpec) -> bool:
+    if not sums.seen:
+        return True
+    fits = len(sums.features) == feature_count(spec.input) and sums.seen <= MAX_DESCRIBED
+    return fits and plausible(sums)
+
+
+def _check_loss(report: TrainingReport | None) -> None:
+    """The mean loss chooses cohorts and is in the record: it must be a number that can be reckoned with."""
+    if report is not None and not 0 <= report.loss <= MAX_LOSS:
+        raise RefusedError(f"a training loss of {report.loss:g}")
 
 
 def _check_update(task: Task, result: Result, payload: bytes, spec: ModelSpec) -> None:

@@ -23,6 +23,7 @@ EXAMPLES_A_FEATURE = 2  # fewer training examples than this say too little about
 QUANTILE = 0.99  # of the device's own validation examples, which are answered
 SMALLEST_LIMIT = 2.0  # twice the typical distance, whatever a small validation set says
 RIDGE = 1e-6
+LARGEST = 10.0  # absolute value of a feature: rows are clipped to it, a picture's stay below
 PIXELS_AT_ONCE = 1 << 18  # float64 and some copies of it: 10 MB
 
 Floats = npt.NDArray[np.float32]
@@ -32,7 +33,7 @@ Doubles = npt.NDArray[np.float64]
 def describe(inputs: Floats, input: ImageInput | TableInput) -> Doubles:
     """Features [N, d] of preprocessed inputs [N, *input.shape]; d is at most `MAX_FEATURES`."""
     if isinstance(input, TableInput):
-        return _describe_rows(np.clip(inputs.astype(np.float64), -10, 10))
+        return _describe_rows(np.clip(inputs.astype(np.float64), -LARGEST, LARGEST))
     step = max(1, PIXELS_AT_ONCE // int(np.prod(input.shape)))
     parts = [
         _describe_pictures(
@@ -41,6 +42,11 @@ def describe(inputs: Floats, input: ImageInput | TableInput) -> Doubles:
         for start in range(0, len(inputs), step)
     ]
     return np.concatenate(parts) if parts else np.zeros((0, MAX_FEATURES))
+
+
+def feature_count(input: ImageInput | TableInput) -> int:
+    """How many features `describe` gives for such inputs."""
+    return describe(np.zeros((1, *input.shape), np.float32), input).shape[1]
 
 
 def moments(features: Doubles) -> CalibrationSums:
@@ -53,6 +59,14 @@ def moments(features: Doubles) -> CalibrationSums:
         features=tuple(features.sum(axis=0).tolist()),
         products=tuple(products[np.triu_indices(features.shape[1])].tolist()),
     )
+
+
+def plausible(sums: CalibrationSums) -> bool:
+    """Whether some examples can have these moments: bounded features, and a covariance that is one."""
+    size = len(sums.features)
+    mean, second = np.asarray(sums.features) / sums.seen, _square(sums.products, size) / sums.seen
+    bounded = np.abs(mean).max() <= LARGEST + RIDGE and np.abs(second).max() <= LARGEST**2 + RIDGE
+    return bool(bounded and np.linalg.eigvalsh(second - np.outer(mean, mean)).min() >= -RIDGE)
 
 
 def fit_likeness(sums: CalibrationSums) -> Likeness | None:

@@ -22,8 +22,10 @@ from broker_server.stages import Stages
 from broker_server.uploads import SLOT_TIMEOUT_S, SLOTS, Uploads
 from compression.spec import ImageInput, ModelSpec, TensorSpec, TrainableBundle
 from compression.updates import PROFILES, encode_update
+from edge_client.inference.likeness import feature_count, moments
 from edge_client.session.blobs import BlobStore
 from edge_client.wire.blobs import CHUNK_BYTES, BlobRef, split
+from edge_client.wire.calibration import TEMPERATURES, CalibrationSums
 from edge_client.wire.evaluation import EvaluationSums
 from edge_client.wire.messages import (
     Chunk,
@@ -149,6 +151,11 @@ BAD = {
     ),
     "an endless loss": lambda d: (d.payload(), {"evaluation": sums(loss=1.7e308)}),
     "a negative loss": lambda d: (d.payload(), {"evaluation": sums(loss=-5.0)}),
+    "a training loss that would stop the choice of cohorts": lambda d: (
+        d.payload(),
+        {"training": TrainingReport(examples=10, steps=1, loss=1e306, seconds=0.1, base_version=0)},
+    ),
+    "calibration sums of a training task": lambda d: (d.payload(), {"calibration": CalibrationSums()}),
 }
 
 
@@ -162,6 +169,37 @@ def test_a_bad_result_is_refused_and_said_once(desk: Desk, kind: str) -> None:
     assert len(desk.failures) == 1
     assert desk.stages.ledger.results(0) == {}
     assert desk.stages.ledger.failures(desk.task.number).keys() == {"pi-1"}
+
+
+def calibration(spread: float = 1.0, features: int = 0, loss: float = 1.0) -> CalibrationSums:
+    """Of 40 training examples whose features are `spread` apart, and of 10 validation examples."""
+    size = features or feature_count(SPEC.input)
+    described = spread * np.random.default_rng(0).random((40, size))
+    return replace(moments(described), examples=10, losses=(10 * loss,) * len(TEMPERATURES))
+
+
+def test_calibration_sums_of_some_examples_are_taken(desk: Desk) -> None:
+    desk.task = desk.stages.make_task(Stage("evaluate", 1), NAMES, ())
+    taken = desk.result(None, training=None, evaluation=sums(), calibration=calibration())
+    assert desk.intake.on_result("pi-1", taken, b"") == Reported("pi-1")
+
+
+NO_EXAMPLES = {
+    "features of another model": calibration(features=3),
+    "larger features than any example has": calibration(spread=1e3),
+    "a loss that outweighs the fleet": calibration(loss=1e9),
+    "more examples than the evaluation": replace(calibration(), examples=11),
+    "more examples than are described": replace(calibration(), seen=1 << 40),
+    "no covariance": replace(calibration(), products=(0.0,) * len(calibration().products)),
+}
+
+
+@pytest.mark.parametrize("kind", NO_EXAMPLES)
+def test_calibration_sums_that_no_examples_have_are_refused(desk: Desk, kind: str) -> None:
+    desk.task = desk.stages.make_task(Stage("evaluate", 1), NAMES, ())
+    false = desk.result(None, training=None, evaluation=sums(), calibration=NO_EXAMPLES[kind])
+    event = desk.intake.on_result("pi-1", false, b"")
+    assert event is not None and event.problem is not None and "calibration" in event.problem
 
 
 def test_a_body_that_the_result_does_not_name_is_refused(desk: Desk) -> None:
