@@ -61,6 +61,15 @@ class FaultyFleet(RealFleet):
         faults = self.once.pop(name, self.always)
         super()._start(name, ["tests.integration.faults", faults.text(), *arguments])
 
+    def start_and_freeze(self) -> psutil.Process:
+        """Start all; the first device, stopped in round 2 with its result not written yet."""
+        name = self.names[0]
+        self.once[name] = Faults(at="trained-before-the-result-is-written", freeze=True)
+        self.start_all()
+        device = psutil.Process(self.processes[name].pid)
+        self.wait(lambda: device.status() == psutil.STATUS_STOPPED, f"{name} to be stopped", WAIT_S)
+        return device
+
     def wait_killed(self, name: str) -> None:
         """Until a process has been killed where its faults say."""
         process = self.processes[name]
@@ -228,10 +237,7 @@ def test_a_device_that_answers_for_another_is_not_heard(
 ) -> None:
     with faulty_fleet(tmp_path, undisturbed[1], "mosquitto") as fleet:
         victim, topics = fleet.names[0], Topics(FLEET)
-        fleet.once[victim] = Faults(at="trained-before-the-result-is-written", freeze=True)
-        fleet.start_all()
-        process = psutil.Process(fleet.processes[victim].pid)
-        fleet.wait(lambda: process.status() == psutil.STATUS_STOPPED, "the victim's training", WAIT_S)
+        device = fleet.start_and_freeze()
         ((number,),) = fleet.query("SELECT max(number) FROM tasks")
         with peer(address_of(fleet, "rogue")) as rogue:
             for channel, message in (
@@ -241,7 +247,7 @@ def test_a_device_that_answers_for_another_is_not_heard(
                 answer = rogue.publish(topics.up(victim, channel), encode(message))
                 assert str(answer) == "Not authorized"
                 assert not rogue.publish(topics.up("rogue", channel), encode(message)).is_failure
-        process.resume()
+        device.resume()
         report = check_same(fleet, undisturbed)
         assert report["incidents"] == []
 
@@ -257,11 +263,9 @@ def test_a_disk_that_is_full_is_said_and_room_is_all_it_needs(
     tmp_path: Path, undisturbed: tuple[str, Path]
 ) -> None:
     with small_disk(tmp_path / "state") as disk, faulty_fleet(tmp_path, undisturbed[1]) as fleet:
-        fleet.start_server()
-        fleet.start_client(fleet.names[0])
-        fleet.wait(lambda: fleet.results_of_stage(0), "the first statistics", WAIT_S)
+        device = fleet.start_and_freeze()
         fill(disk / "filler")
-        fleet.start_client(fleet.names[1])
+        device.resume()
         server = fleet.processes["server"]
         fleet.wait(lambda: server.poll() is not None, "the server to end", WAIT_S)
         assert server.returncode == 1
@@ -275,9 +279,9 @@ def test_a_disk_that_is_full_is_said_and_room_is_all_it_needs(
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[Path]:
-    """A file system of its own, of 2 MB."""
+    """A file system of its own, of 16 MB."""
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m,mode=700", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m,mode=700", "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting a small file system needs root")
     try:
