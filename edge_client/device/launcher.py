@@ -34,8 +34,8 @@ def command(prefix: Path, slot: str, arguments: Sequence[str]) -> tuple[list[str
         raise slots.SlotError(f"this client is for Python {wanted}, the system has {here}: install another")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "LD_"))}
     environment = kept | {"PYTHONPATH": str(site), "PYTHONNOUSERSITE": "1", "BRAMBLE_PREFIX": str(prefix)}
-    if os.geteuid() == 0:
-        environment["PYTHONDONTWRITEBYTECODE"] = "1"  # and nothing is read from CACHE: the service may write it
+    if os.geteuid() == 0:  # and reads nothing from CACHE, where the service may write
+        environment["PYTHONDONTWRITEBYTECODE"] = "1"
     elif not client.get("bytecode"):
         environment["PYTHONPYCACHEPREFIX"] = str(CACHE / slot)
     if (libraries := site / slots.LIBRARIES).is_dir():

@@ -13,10 +13,12 @@ client runs again. The pointer is root's: a client can fail its own trial, never
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 PREFIX, STATE = Path("/opt/bramble"), Path("/var/lib/bramble")
 SLOTS = ("a", "b")
@@ -31,10 +33,23 @@ class SlotError(Exception):
     """There is no client that can run, or an archive is not one."""
 
 
+def open_plain(path: Path) -> BinaryIO:
+    """A regular file to read, never through a link: root reads where the service can put what it likes.
+
+    Raises:
+        OSError: it is a link, a device or a pipe, or cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A small JSON object; empty where the file is missing or damaged, as after a power cut."""
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             plain = json.loads(file.read(MAX_RECORD_BYTES))
     except (OSError, ValueError):
         return {}

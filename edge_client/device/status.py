@@ -6,6 +6,8 @@ import os
 import time
 from pathlib import Path
 
+from edge_client.device.slots import open_plain
+
 MAX_LOG_BYTES = 256 * 1024  # of what is copied, and of what is kept
 MAX_LINE = 500
 
@@ -37,7 +39,7 @@ def copy_status(source: Path, target: Path) -> None:
 
 def _lines(path: Path) -> list[str]:
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             text = file.read(MAX_LOG_BYTES).decode("utf-8", "replace")
     except OSError:
         return []

@@ -6,7 +6,7 @@ the rule against older clients are checked here again, against settings and mark
 
 from __future__ import annotations
 
-import shutil
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,14 @@ from edge_client.device import slots
 from edge_client.device.unpack import install
 from edge_client.upgrade.errors import UpgradeError
 from edge_client.upgrade.package import open_package
+from edge_client.wire.blobs import MAX_BLOB_BYTES
+from edge_client.wire.frame import MAX_FRAME_BYTES
 from edge_client.wire.messages import Upgrade
 from edge_client.wire.signing import Verifier
 
 MARK = "upgrades.json"  # the newest number that was carried out
+PIECE = 1 << 20
+MAX_PACKAGE_BYTES = MAX_BLOB_BYTES + MAX_FRAME_BYTES + 1024
 
 
 def install_package(
@@ -33,7 +37,7 @@ def install_package(
     running = slots.client_of(prefix, slots.chosen(prefix, state))
     copy = prefix / ".upgrade"  # where the service cannot change it between the check and the unpacking
     try:
-        shutil.copyfile(path, copy)
+        _copy(path, copy)
         verifier = Verifier(config.server_key)
         with open_package(copy, verifier, config.fleet, config.name) as (upgrade, archive):
             known = int(slots.read_json(prefix / MARK).get("number", 0))
@@ -46,6 +50,18 @@ def install_package(
     finally:
         copy.unlink(missing_ok=True)
     return upgrade
+
+
+def _copy(path: Path, copy: Path) -> None:
+    """Copy what may be a package, for nobody else to read: the service may have put anything there."""
+    copy.unlink(missing_ok=True)
+    descriptor = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as target, slots.open_plain(path) as source:
+        left = MAX_PACKAGE_BYTES
+        while piece := source.read(PIECE):
+            if (left := left - len(piece)) < 0:
+                raise UpgradeError(f"{path} has more than {MAX_PACKAGE_BYTES} bytes: that is no client")
+            target.write(piece)
 
 
 def refusal(upgrade: Upgrade, running: Mapping[str, Any], known: int) -> str:

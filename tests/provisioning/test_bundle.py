@@ -292,6 +292,18 @@ def test_news_are_copied_once_and_as_plain_text(tmp_path: Path) -> None:
     copy_status(tmp_path / "none", target)
 
 
+def test_news_through_a_link_are_not_copied(tmp_path: Path) -> None:
+    """The service may put a link to a file of root's there, and everybody reads the boot partition."""
+    secret, source, target = tmp_path / "shadow", tmp_path / "service.log", tmp_path / "status.log"
+    secret.write_text("root:hash\n")
+    source.symlink_to(secret)
+    copy_status(source, target)
+    assert not target.exists()
+    source.unlink()
+    os.mkfifo(source)
+    copy_status(source, target)  # and does not wait for a writer
+
+
 def test_a_status_line_is_one_line(tmp_path: Path) -> None:
     words = status_line("install", "failed", "two\nlines").split(" ")
     assert words[2:] == ["install", "failed", "two", "lines"]

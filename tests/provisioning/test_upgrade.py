@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -126,6 +127,36 @@ def test_a_changed_archive_or_file_is_refused(case: Case) -> None:
     with pytest.raises(UpgradeError, match="No such file"):
         install_package(case.folder / "none", case.config, prefix=case.prefix, state=case.state)
     assert case.running() == "1.0"
+
+
+def test_root_copies_no_file_that_the_service_only_points_at(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link in the service's folder would show root's files to everybody, a pipe or a device would not end."""
+    package = case.package(case.signed())
+    link, pipe = case.state / PACKAGE, case.state / "pipe"
+    link.symlink_to(package)
+    os.mkfifo(pipe)
+    for place in (link, pipe, Path("/dev/zero")):
+        with pytest.raises(UpgradeError, match=str(place)):
+            install_package(place, case.config, prefix=case.prefix, state=case.state)
+    monkeypatch.setattr("edge_client.upgrade.install.MAX_PACKAGE_BYTES", 1000)
+    with pytest.raises(UpgradeError, match="has more than 1000 bytes"):
+        install_package(package, case.config, prefix=case.prefix, state=case.state)
+    assert case.running() == "1.0" and not (case.prefix / ".upgrade").exists()
+
+
+def test_what_root_copies_is_for_root_alone(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[int] = []
+
+    def look(path: Path, *_arguments: object) -> None:
+        modes.append(path.stat().st_mode & 0o777)
+        raise UpgradeError("seen")
+
+    monkeypatch.setattr("edge_client.upgrade.install.open_package", look)
+    with pytest.raises(UpgradeError, match="seen"):
+        case.install(case.signed())
+    assert modes == [0o600]
 
 
 def test_an_older_client_needs_a_signed_rollback_and_a_replay_does_nothing(case: Case) -> None:
