@@ -147,13 +147,10 @@ class Installer:
 
     def _install_client(self, plan: dict[str, Any]) -> None:
         prefix, state = self._at(str(slots.PREFIX)), self._at(str(slots.STATE))
-        held = [slots.client_of(prefix, slot) for slot in slots.SLOTS]
-        if any(client.get("build") == plan["client"]["build"] for client in held):
-            return
-        newest = max((int(client.get("build", 0)) for client in held), default=0)
-        if newest > plan["client"]["build"]:
-            return  # upgraded since this bundle was made
-        if self._change(f"install client {plan['client']['version']}, build {plan['client']['build']}"):
+        build, newest = plan["client"]["build"], _newest_build(prefix)
+        if newest > build or newest == build == _running_build(prefix, state):
+            return  # upgraded since this bundle was made, or here already
+        if self._change(f"install client {plan['client']['version']}, build {build}"):
             prefix.mkdir(parents=True, exist_ok=True)
             with (self.bundle / ARCHIVE).open("rb") as archive:
                 install(prefix, state, archive, durable=self._durable)
@@ -218,6 +215,18 @@ class Installer:
             append_status(self.bundle / LOG, [line])
         except OSError as exc:
             print(f"{self.bundle / LOG}: {exc}", file=sys.stderr)
+
+
+def _newest_build(prefix: Path) -> int:
+    return max(int(slots.client_of(prefix, slot).get("build", 0)) for slot in slots.SLOTS)
+
+
+def _running_build(prefix: Path, state: Path) -> int:
+    """Of the client that the next start runs; 0 where there is none."""
+    try:
+        return int(slots.client_of(prefix, slots.chosen(prefix, state)).get("build", 0))
+    except slots.SlotError:
+        return 0
 
 
 def _put(target: Path, data: bytes, mode: int, owner: tuple[int, int] | None, *, durable: bool) -> None:

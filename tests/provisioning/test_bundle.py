@@ -20,7 +20,7 @@ from edge_client.device.installer import Installer, InstallError
 from edge_client.device.program import main as device_main
 from edge_client.device.status import copy_status, status_line
 from provisioning.bundle.errors import BundleError
-from provisioning.bundle.payload import bundle_files, payload
+from provisioning.bundle.payload import bundle_files, payload, write_bundle
 from provisioning.bundle.program import device_program
 from provisioning.bundle.settings import edge_toml
 from provisioning.cli import main
@@ -225,6 +225,20 @@ def test_a_newer_client_on_the_device_stays(tmp_path: Path) -> None:
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"build": 5000}))
     assert Installer(folder, root).run() == []
     assert json.loads(manifest.read_text())["build"] == 5000
+
+
+def test_a_client_that_failed_its_trial_is_installed_again_when_asked_for(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    old = bundle_files(card(tmp_path), wheelhouse(tmp_path, "0.9", 900))
+    write_bundle(old, tmp_path / "old")
+    Installer(tmp_path / "old", root).run()
+    folder = bundle(tmp_path)
+    Installer(folder, root).run()
+    trial = root / "var/lib/bramble/trial.json"
+    trial.parent.mkdir(parents=True)
+    trial.write_text('{"build": 1000, "state": "failed"}')
+    assert Installer(folder, root).run() == ["install client 1.0, build 1000"]
+    assert Installer(folder, root).run() == []
 
 
 def test_systemd_is_told_only_when_something_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,7 +132,7 @@ def test_a_changed_archive_or_file_is_refused(case: Case) -> None:
 def test_root_copies_no_file_that_the_service_only_points_at(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A link in the service's folder would show root's files to everybody, a pipe or a device would not end."""
+    """A link in the service's folder would show root's files to all, a pipe or a device would not end."""
     package = case.package(case.signed())
     link, pipe = case.state / PACKAGE, case.state / "pipe"
     link.symlink_to(package)

@@ -87,6 +87,16 @@ def test_after_a_failed_trial_the_next_client_takes_the_failed_ones_place(
     assert trial(state)["starts"] == 1
 
 
+def test_a_client_that_failed_without_a_network_can_be_tried_again(tmp_path: Path, state: Path) -> None:
+    prefix = two(tmp_path, state)
+    for _ in range(4):
+        slots.begin_start(prefix, state)
+    assert slots.chosen(prefix, state) == "a"
+    assert add(tmp_path, state, "2.0", 2000) == "b"  # the same build
+    assert slots.begin_start(prefix, state) == ("b", True)
+    assert trial(state)["starts"] == 1
+
+
 def test_a_client_that_is_damaged_or_gone_gives_way_to_the_one_before(tmp_path: Path, state: Path) -> None:
     prefix = two(tmp_path, state)
     (prefix / "b" / slots.CLIENT).write_text("{ not JSON")
