@@ -18,8 +18,8 @@ The gradient is that of ``sum(weight * loss) / count(weight > 0)`` plus regulari
 with `sample_weight` on a batch of only the real examples. ``mu / 2 * |w - anchor|^2`` is FedProx's term
 (Li et al., 2020); ``c - c_i`` SCAFFOLD's (Karimireddy et al., 2020).
 
-`learning_rate`, `proximal_mu` and `zero` are vectors of one number: ai-edge-litert 2.3.0 for aarch64 ends in
-a segmentation fault where a signature is given a scalar.
+`learning_rate`, `proximal_mu` and `zero` are vectors of one number: ai-edge-litert 2.1 to 2.3 for aarch64
+ends in a segmentation fault where a signature is given a scalar.
 """
 
 from __future__ import annotations

@@ -340,7 +340,7 @@ def test_batch_normalisation_is_never_split() -> None:
 
 @pytest.mark.parametrize("micro_batch", [None, 2])
 def test_no_signature_takes_a_scalar(micro_batch: int | None) -> None:
-    """ai-edge-litert 2.3.0 for aarch64 ends in a segmentation fault at the first one."""
+    """ai-edge-litert 2.1 to 2.3 for aarch64 ends in a segmentation fault at the first one."""
     model = tf_keras.Sequential([layers.Input((2,)), layers.Dense(1)])
     table = input_of((2,))
     bundle = compile_trainable(
