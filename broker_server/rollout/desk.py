@@ -5,6 +5,7 @@ from __future__ import annotations
 from broker_server.rollout.machine import Abort, Pause, Promote, RolloutState
 from broker_server.rollout.orders import MAX_ORDER_BYTES, REFUSED, Order
 from broker_server.rollout.planning import RolloutError
+from broker_server.rollout.registry import ModelRecord
 from broker_server.rollout.release import Rollout
 from compression.errors import BrambleError
 from compression.records import loads
@@ -17,16 +18,20 @@ class Desk:
         self._rollout = rollout
 
     def take_orders(self, online: frozenset[str]) -> None:
-        """Answer every order that waits."""
+        """Answer every order that waits. A server that is killed meanwhile has done nothing of it."""
         for number, text in self._rollout.store.open_orders().items():
             try:
-                answer = self.obey(loads(Order, text.encode(), max_bytes=MAX_ORDER_BYTES), online)
+                order = loads(Order, text.encode(), max_bytes=MAX_ORDER_BYTES)
+                pushed = self._made(order) if order.kind == "push" else None  # slow: the ledger stays free
+                with self._rollout.all_or_nothing():
+                    answer = self._obey(order, pushed, online)
+                    self._rollout.store.answer_order(number, answer)
             except BrambleError as exc:
                 answer = f"{REFUSED}{exc}"
-            self._rollout.store.answer_order(number, answer)
+                self._rollout.store.answer_order(number, answer)
             self._rollout.note(answer)
 
-    def obey(self, order: Order, online: frozenset[str]) -> str:
+    def _obey(self, order: Order, pushed: ModelRecord | None, online: frozenset[str]) -> str:
         """Carry out one order; what was done, in words.
 
         Raises:
@@ -34,7 +39,7 @@ class Desk:
         """
         match order.kind:
             case "push":
-                return self._push(order, online)
+                return self._push(pushed, online)
             case "promote":
                 return self._promote(order, online)
             case "rollback":
@@ -46,16 +51,19 @@ class Desk:
             case "pin" | "unpin":
                 return self._pin(order)
 
-    def _push(self, order: Order, online: frozenset[str]) -> str:
+    def _made(self, order: Order) -> ModelRecord:
         self._need_nothing_at_work()
         if order.model is None:
             raise RolloutError("a push needs a model")
-        rollout = self._rollout
-        version, parent = rollout.next_version(), rollout.current
-        record = rollout.maker.from_file(version, parent, order.model, order.origin, order.recipe)
-        rollout.registry.add(record)
-        rollout.start(record, online)
-        return f"{order.origin} is model {version}, and its rollout has begun"
+        version, parent = self._rollout.next_version(), self._rollout.current
+        return self._rollout.maker.from_file(version, parent, order.model, order.origin, order.recipe)
+
+    def _push(self, record: ModelRecord | None, online: frozenset[str]) -> str:
+        if record is None:
+            raise RolloutError("a push needs a model")
+        self._rollout.registry.add(record)
+        self._rollout.start(record, online)
+        return f"{record.origin} is model {record.version}, and its rollout has begun"
 
     def _promote(self, order: Order, online: frozenset[str]) -> str:
         state = self._rollout.at_work
@@ -71,6 +79,11 @@ class Desk:
     def _roll_back(self, order: Order) -> str:
         rollout = self._rollout
         if (state := rollout.at_work) is not None:
+            if order.version not in (0, state.back_to):
+                raise RolloutError(
+                    f"the rollout of model {state.version} can only go back to model {state.back_to}: "
+                    f"leave the version out, then roll back to {order.version}"
+                )
             rollout.feed(Abort("somebody said so"))
             return f"model {state.version} is taken back"
         current = rollout.current

@@ -79,6 +79,10 @@ class Registry:
         """All versions in order, checked."""
         return [self._checked(row) for row in self._store.models().values()]
 
+    def knows(self, version: int) -> bool:
+        """Whether there is such a version."""
+        return self._store.has_model(version)
+
     def newest(self) -> int:
         """The highest version; 0 without one."""
         return max(self._store.models(), default=0)

@@ -7,6 +7,8 @@ what devices report, and keeps both in the ledger, so that a server that is kill
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from broker_server import clock
@@ -46,6 +48,7 @@ CURRENT = "model_current"  # fact: the version that every device should have
 REPUBLISH_S = 10.0  # while reports are missing: a device answers again from what it remembers
 LOOKS = 5  # that a device takes at its model in one observation
 SHORTEST_LOOK_S = 0.1
+MAX_CLAIMED = 1_000_000  # version that a device is believed to have: above it the numbers would soon run out
 
 
 class Rollout:
@@ -186,13 +189,24 @@ class Rollout:
 
     def next_version(self) -> int:
         """Above every version in use; the devices' own count, should the ledger have been lost."""
-        hellos = self._ledger.devices().values()
-        return 1 + max(self.registry.newest(), *(hello.model_version for hello in hellos), 0)
+        held = (hello.model_version for hello in self._ledger.devices().values())
+        return 1 + max(self.registry.newest(), *(version for version in held if version <= MAX_CLAIMED), 0)
 
     def note(self, text: str, *, warn: bool = False) -> None:
         """Tell whoever watches the run."""
         log.info("%s", text)
         self._observer.note(Note(text[:1900], level="warning" if warn else "info"))
+
+    @contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """What is done inside counts as a whole, in the ledger and here; what was published is out."""
+        before = self._number, self._state, self._release
+        try:
+            with self._ledger.transaction():
+                yield
+        except BaseException:
+            self._number, self._state, self._release = before
+            raise
 
     # ---- what happens ----
 
@@ -220,11 +234,11 @@ class Rollout:
     def on_report(self, device: str, report: ReleaseReport) -> None:
         """A device has decided."""
         self._note_active(device, report.active_version)
-        if self._release is not None and report.order == self._release.order:
+        if self._release is not None and _answers(report, self._release):
             self._on_fleet_report(device, report)
             return
         directive = self._offers.directed(device)
-        if directive is None or report.order != directive.order:
+        if directive is None or not _answers(report, directive):
             log.warning("%s answers an old offer of model %d: %s", device, report.version, report.reason)
             return
         self._directed.pop(device, None)
@@ -239,6 +253,9 @@ class Rollout:
 
     def on_health(self, device: str, health: ModelHealth) -> None:
         """How a model does on a device after the switch."""
+        if not self.registry.knows(health.version):
+            log.warning("%s tells of a model %d that this fleet never had", device, health.version)
+            return
         self.store.keep_health(device, health.version, health, clock.now())
         state = self.at_work
         if state is None or health.version != state.version or device not in state.taken:
@@ -270,7 +287,10 @@ class Rollout:
         before = self._state
         self._state, commands = step(before, event, self._rules, clock.now())
         if self._state != before:
-            self.store.update_rollout(self._number, self._state)
+            with self._ledger.transaction():  # a rollout that is complete without its version would be undone
+                self.store.update_rollout(self._number, self._state)
+                if Finished() in commands:
+                    self._ledger.set_fact(CURRENT, str(self._state.version))
         for command in commands:
             self._carry_out(command, self._state)
 
@@ -285,7 +305,6 @@ class Rollout:
             case Stopped(reason):
                 self.note(f"the rollout of model {state.version} waits: {reason}", warn=True)
             case Finished():
-                self._ledger.set_fact(CURRENT, str(state.version))
                 self.note(f"model {state.version} is the fleet's: {len(state.taken)} devices have it")
                 self._publish()
 
@@ -328,6 +347,10 @@ def _rules(config: ServerConfig) -> Rules:
         max_failed=plan.max_failed,
         automatic=plan.automatic,
     )
+
+
+def _answers(report: ReleaseReport, release: Release) -> bool:
+    return (report.order, report.version) == (release.order, release.version)
 
 
 def _result(device: str, report: ReleaseReport) -> ReleaseResult:

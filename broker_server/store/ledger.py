@@ -42,6 +42,7 @@ CREATE TABLE IF NOT EXISTS release_reports (
     PRIMARY KEY (version, device)) STRICT;
 """
 MAX_RECORD_BYTES = 64 << 20
+LOCK_S = 60.0  # that a command waits to leave an order while the server carries another one out
 R = TypeVar("R", bound=Record)
 
 
@@ -83,7 +84,7 @@ class Ledger:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(path.with_suffix(".lock")) if writer else None
         try:
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=5.0)
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=LOCK_S)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.executescript(SCHEMA)
@@ -105,7 +106,11 @@ class Ledger:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing."""
+        """All or nothing; inside another one it is a part of that."""
+        inside = self._db.in_transaction
+        if inside:
+            yield
+            return
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield

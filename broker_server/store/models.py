@@ -62,6 +62,11 @@ class ModelStore:
         rows = self._db.execute("SELECT version, record, signature FROM models ORDER BY version")
         return {version: ModelRow(version, text, signature) for version, text, signature in rows}
 
+    def has_model(self, version: int) -> bool:
+        """Whether a version is there, without reading it."""
+        query = "SELECT 1 FROM models WHERE version = ?"
+        return self._db.execute(query, (version,)).fetchone() is not None
+
     # ---- rollouts ----
 
     def keep_rollout(self, state: Record, version: int, release: Record) -> int:

@@ -46,7 +46,7 @@ def describe(inputs: Floats, input: ImageInput | TableInput) -> Doubles:
 
 def feature_count(input: ImageInput | TableInput) -> int:
     """How many features `describe` gives for such inputs."""
-    return describe(np.zeros((1, *input.shape), np.float32), input).shape[1]
+    return len(describe(np.zeros((1, *input.shape), np.float32), input)[0])
 
 
 def moments(features: Doubles) -> CalibrationSums:

@@ -10,27 +10,38 @@ import pytest
 from broker_server import clock
 from broker_server.config import AT_ONCE
 from broker_server.report.observer import NullObserver
-from broker_server.rollout.machine import RolloutState
+from broker_server.rollout.desk import Desk as OrderDesk
+from broker_server.rollout.machine import RolloutState, Taken
+from broker_server.rollout.orders import Order
 from broker_server.rollout.registry import ModelRecord
-from broker_server.rollout.release import Rollout
+from broker_server.rollout.release import CURRENT, Rollout
+from compression.records import dumps
 from edge_client.session.blobs import BlobStore
-from edge_client.wire.messages import Release
+from edge_client.wire.messages import ModelHealth, Release, ReleaseReport
 from edge_client.wire.signer import Signer
-from tests.broker_server.test_intake import NAMES, Desk
+from tests.broker_server.test_intake import NAMES, Desk, hello
 from tests.edge_client.agent_cases import release
 
 DAY_S = 86_400.0
 ONLINE = frozenset(NAMES)
 
 
+class Killed(BaseException):
+    """As SIGKILL: nothing catches it."""
+
+
 class Silent:
-    """A publisher that nobody hears."""
+    """A publisher that nobody hears, and in which the server may be killed."""
+
+    killed = False
 
     def announce(self, _release: Release) -> None: ...
 
     def tell(self, _device: str, _message: object) -> None: ...
 
-    def release(self, _release: Release, *, broadcast: bool) -> None: ...
+    def release(self, _release: Release, *, broadcast: bool) -> None:
+        if self.killed:
+            raise Killed
 
 
 class Servers:
@@ -41,6 +52,7 @@ class Servers:
         self.models = BlobStore(folder / "models")
         self.models.put(b"a model")
         self.signer = Signer.create(folder / "key")
+        self.publisher = Silent()
 
     def next(self) -> Rollout:
         stages = self.desk.stages
@@ -48,9 +60,9 @@ class Servers:
             self.desk.config,
             stages,
             self.models,
-            Silent(),
+            self.publisher,  # type: ignore[arg-type]
             NullObserver(),
-            self.signer,  # type: ignore[arg-type]
+            self.signer,
         )
 
     def model(self, version: int) -> ModelRecord:
@@ -58,7 +70,7 @@ class Servers:
         if version == 1:  # of other weights than the run's newest
             weights = replace(weights, digest="0" * 64)
         made = replace(release(version), fleet="f", weights=weights)
-        return ModelRecord(version, 0, 1.0, "", "", {}, made)
+        return ModelRecord(version, version - 1, 1.0, "", "", {}, made)
 
 
 @pytest.fixture
@@ -89,3 +101,76 @@ def test_a_rollout_that_began_in_the_future_comes_to_its_end(servers: Servers) -
     second = servers.next()
     second.tick(frozenset())
     assert second.state is not None and second.state.phase == "complete"
+
+
+def test_an_order_that_a_kill_interrupts_is_carried_out_once(servers: Servers) -> None:
+    first = servers.next()
+    for version in (1, 2, 3):
+        first.registry.add(servers.model(version))
+    servers.desk.stages.ledger.set_fact(CURRENT, "3")
+    first.store.give_order(dumps(Order(kind="rollback")).decode(), 1.0)
+    servers.publisher.killed = True
+    with pytest.raises(Killed):
+        OrderDesk(first).take_orders(ONLINE)
+    servers.publisher.killed = False
+    second = servers.next()
+    OrderDesk(second).take_orders(ONLINE)
+    assert second.current == 2  # and not 1
+    assert second.store.open_orders() == {}
+
+
+def test_a_rollout_is_complete_together_with_its_version(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = servers.next()
+    first.registry.add(servers.model(2))
+    first.start(servers.model(2), ONLINE)
+    keep = first._ledger.set_fact
+
+    def killed_at_the_version(name: str, value: str) -> None:
+        if name == CURRENT:
+            raise Killed
+        keep(name, value)
+
+    monkeypatch.setattr(first._ledger, "set_fact", killed_at_the_version)
+    with pytest.raises(Killed):
+        for device in NAMES:
+            first.feed(Taken(device))
+    monkeypatch.undo()
+    second = servers.next()
+    for device in NAMES:  # the last word had no acknowledgement: it comes again
+        second.feed(Taken(device))
+    assert second.state is not None and second.state.phase == "complete"
+    assert second.current == 2
+
+
+def test_an_order_that_is_refused_leaves_nothing_behind(servers: Servers) -> None:
+    rollout = servers.next()
+    for version in (1, 2):
+        rollout.registry.add(servers.model(version))
+    rollout.start(servers.model(2), ONLINE)
+    rollout.store.give_order(dumps(Order(kind="rollback", version=1)).decode(), 1.0)
+    OrderDesk(rollout).take_orders(ONLINE)
+    assert "refused" in (rollout.store.answer(1) or "")  # it would go back to none, and 1 was asked for
+    assert rollout.at_work is not None and rollout.at_work.version == 2
+
+
+def test_what_devices_claim_to_have_does_not_use_the_numbers_up(servers: Servers) -> None:
+    ledger = servers.desk.stages.ledger
+    ledger.keep_hello("pi-1", replace(hello(), model_version=1 << 53), 1.0)
+    ledger.keep_hello("pi-2", replace(hello(), model_version=7), 1.0)  # of a ledger that was lost
+    assert servers.next().next_version() == 8
+
+
+def test_what_a_device_says_of_other_models_is_not_kept(servers: Servers) -> None:
+    rollout = servers.next()
+    rollout.registry.add(servers.model(2))
+    rollout.start(servers.model(2), ONLINE)
+    offered = rollout.store.last_rollout(RolloutState, Release)
+    assert offered is not None
+    rollout.on_health("pi-1", ModelHealth(version=5))
+    rollout.on_report(
+        "pi-1", ReleaseReport(order=offered[2].order, version=5, outcome="activated", reason="")
+    )
+    assert rollout.store.healths(5, ModelHealth) == {}
+    assert servers.desk.stages.ledger.release_reports(5) == {}
