@@ -25,7 +25,7 @@ class Candidate:
     """A device that could be asked, and how it did so far.
 
     Attributes:
-        examples: for training.
+        examples: for training, capped.
         cores: that its process may use.
         free_memory_mb, temperature_c, throttled, on_mains: as it said last; None where it cannot know.
         asked: rounds it was asked in.

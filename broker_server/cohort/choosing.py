@@ -25,6 +25,7 @@ class Choosing:
     def __init__(self, config: ServerConfig, ledger: Ledger) -> None:
         self._rule = config.cohort
         self._seed = config.model.seed
+        self._max_examples = config.max_examples
         self._ledger = ledger
         rounds = ledger.rounds(RoundRecord).values()
         self._tracks: Tracks = reduce(after_round, rounds, {})
@@ -34,7 +35,13 @@ class Choosing:
         if command.stage.kind != "train" or isinstance(self._rule, Everyone):
             return command.cohort
         number = command.stage.round
-        known = candidates(command.cohort, self._ledger.devices(), self._tracks, round_number=number)
+        known = candidates(
+            command.cohort,
+            self._ledger.devices(),
+            self._tracks,
+            round_number=number,
+            max_examples=self._max_examples,
+        )
         rng = np.random.default_rng([self._seed, number])
         selection = self._rule.select(known, number, rng, already)
         self._ledger.set_fact(FACT, dumps(selection).decode())

@@ -51,10 +51,11 @@ def _counted(track: Track, part: ClientRecord, round_number: int) -> Track:
 
 
 def candidates(
-    names: Iterable[str], hellos: Mapping[str, Hello], tracks: Tracks, *, round_number: int
+    names: Iterable[str], hellos: Mapping[str, Hello], tracks: Tracks, *, round_number: int, max_examples: int
 ) -> list[Candidate]:
-    """What is known of these devices before a round."""
-    return [_candidate(name, hellos[name], tracks.get(name, Track()), round_number) for name in names]
+    """What is known of these devices before a round; a claim of examples counts up to `max_examples`."""
+    found = [_candidate(name, hellos[name], tracks.get(name, Track()), round_number) for name in names]
+    return [replace(one, examples=min(one.examples, max_examples)) for one in found]
 
 
 def _candidate(name: str, hello: Hello, track: Track, round_number: int) -> Candidate:

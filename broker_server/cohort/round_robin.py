@@ -20,12 +20,12 @@ class RoundRobin(Cohort):
     def rank(
         self, candidates: Sequence[Candidate], count: int, round_number: int, rng: np.random.Generator
     ) -> list[Ranked]:
-        """By the rounds since each was asked, those first that never were; then by name."""
-        del count, round_number, rng
-        order = sorted(candidates, key=lambda one: (one.asked > 0, -one.waited, one.name))
-        return [_ranked(one) for one in order]
+        """By the rounds since each was asked, all so far for those that never were; then by name."""
+        del count, rng
+        order = sorted(candidates, key=lambda one: (-one.waited, one.name))
+        return [_ranked(one, round_number) for one in order]
 
 
-def _ranked(one: Candidate) -> Ranked:
-    waited = f"waited {one.waited} rounds" if one.asked else "never asked so far"
+def _ranked(one: Candidate, round_number: int) -> Ranked:
+    waited = f"waited {one.waited} rounds" if one.waited < round_number - 1 else "never asked so far"
     return Ranked(one.name, f"its turn: {waited}", f"not its turn: {waited}")

@@ -73,6 +73,13 @@ def test_in_turn_the_longest_waiting_come_first() -> None:
     assert selection.passed == {"short": "not its turn: waited 0 rounds"}
 
 
+def test_in_turn_a_slow_device_that_is_told_to_stop_each_time_has_had_its_turn() -> None:
+    tracks = after_round({}, record(1, clients={"pi-1": part(10.0, 0.9)}, released=("pi-2",)))
+    names = ("pi-1", "pi-2", "pi-3")
+    known = candidates(names, dict.fromkeys(names, hello()), tracks, round_number=2, max_examples=1000)
+    assert choose(RoundRobin(size=1), known, 2).chosen == {"pi-3": "its turn: never asked so far"}
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
@@ -215,8 +222,9 @@ def test_the_history_of_a_device_is_read_from_the_rounds() -> None:
         record(4, clients={}),
     ):
         tracks = after_round(tracks, one)
+    names = ("pi-1", "pi-2", "pi-3")
     first, second, third = candidates(
-        ("pi-1", "pi-2", "pi-3"), dict.fromkeys(("pi-1", "pi-2", "pi-3"), hello()), tracks, round_number=5
+        names, dict.fromkeys(names, hello()), tracks, round_number=5, max_examples=1000
     )
     assert (first.asked, first.counted, first.waited, first.seconds, first.loss) == (3, 3, 1, 20.0, 0.4)
     assert (first.temperature_c, third.temperature_c) == (70.0, 60.0)
@@ -224,3 +232,5 @@ def test_the_history_of_a_device_is_read_from_the_rounds() -> None:
     assert (second.asked, second.counted, second.waited, second.loss_round) == (2, 1, 1, 1)
     assert (third.asked, third.waited, third.seconds, third.loss) == (0, 4, None, None)
     assert third.examples == 50
+    [capped] = candidates(["pi-1"], {"pi-1": hello()}, {}, round_number=1, max_examples=30)
+    assert capped.examples == 30  # or a device that claims many would be in every cohort
