@@ -24,6 +24,7 @@ from broker_server.report.terminal import print_report
 from broker_server.report.write import write_report
 from broker_server.simulation.demo_data import DATASETS
 from broker_server.strategies import STRATEGIES
+from broker_server.zoo_commands import add_zoo
 from compression.command_line import Commands, command, count, program, rate, run_program, stop_on_signals
 
 EXAMPLES = (
@@ -49,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_evaluate(commands)
     add_look(commands)
     add_models(commands)
+    add_zoo(commands)
     return run_program(parser, argv)
 
 
