@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 import tensorflow as tf
@@ -238,16 +239,18 @@ def _batch_norm(layer: Layer, x: Tensor, parameters: Parameters, state: Pass) ->
     return y
 
 
-def _check_layer_norm(layer: Layer) -> str | None:
-    axes = list(layer.axis) if isinstance(layer.axis, (list, tuple)) else [layer.axis]
-    return None if axes in ([-1], [len(layer.input_shape) - 1]) else f"axis {axes}: normalise the last axis"
+def _layer_norm_axes(layer: Layer, rank: int) -> list[int]:
+    axes = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
+    return sorted(int(axis) % rank for axis in axes)
 
 
-@_rule("LayerNormalization", check=_check_layer_norm)
+@_rule("LayerNormalization")
 def _layer_norm(layer: Layer, x: Tensor, parameters: Parameters, _pass: Pass) -> Tensor:
-    width = [x.shape[-1]]
-    gamma = parameters.get("gamma", tf.ones(width))
-    return normalisation.layer_normalise(x, gamma, parameters.get("beta", tf.zeros(width)), layer.epsilon)
+    axes = _layer_norm_axes(layer, len(x.shape))
+    extents = [extent if axis in axes else 1 for axis, extent in enumerate(x.shape)]
+    gamma = tf.reshape(parameters["gamma"], extents) if "gamma" in parameters else tf.ones(extents)
+    beta = tf.reshape(parameters["beta"], extents) if "beta" in parameters else tf.zeros(extents)
+    return normalisation.layer_normalise(x, gamma, beta, layer.epsilon, axes)
 
 
 def _check_dropout(layer: Layer) -> str | None:
@@ -284,10 +287,11 @@ def _multiply(_layer: Layer, xs: Any, _parameters: Parameters, _pass: Pass) -> T
 
 
 def _fold(combine: Callable[[Tensor, Tensor], Tensor], xs: Any) -> Tensor:
-    total = xs[0]
-    for x in xs[1:]:
-        total = combine(total, x)
-    return total
+    """As Keras merges: axes that one input lacks are put in behind the batch."""
+    rank = max(len(x.shape) for x in xs)
+    return reduce(
+        combine, [tf.reshape(x, [x.shape[0], *[1] * (rank - len(x.shape)), *x.shape[1:]]) for x in xs]
+    )
 
 
 @_rule("Concatenate")

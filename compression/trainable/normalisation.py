@@ -7,6 +7,7 @@ smaller batch gives what Keras gives for exactly those examples.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -81,22 +82,23 @@ def affine_normalise(
     return apply(x, gamma, beta)
 
 
-def layer_normalise(x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> Tensor:
-    """Normalise each example over its last axis."""
-    axes = list(range(len(x.shape) - 1))
+def layer_normalise(x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float, axes: Sequence[int]) -> Tensor:
+    """Normalise each example over `axes`; gamma and beta broadcast against x."""
+    others = [axis for axis in range(len(x.shape)) if axis not in axes]
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def apply(x: Tensor, gamma: Tensor, beta: Tensor) -> Any:
-        mean = tf.reduce_mean(x, axis=-1, keepdims=True)
+        mean = tf.reduce_mean(x, axis=axes, keepdims=True)
         centred = x - mean
-        inverse = tf.math.rsqrt(tf.reduce_mean(centred * centred, axis=-1, keepdims=True) + epsilon)
+        inverse = tf.math.rsqrt(tf.reduce_mean(centred * centred, axis=axes, keepdims=True) + epsilon)
         normal = centred * inverse
 
         def gradient(dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             d_normal = dy * gamma
-            along = tf.reduce_mean(d_normal * normal, axis=-1, keepdims=True)
-            dx = inverse * (d_normal - tf.reduce_mean(d_normal, axis=-1, keepdims=True) - normal * along)
-            return dx, tf.reduce_sum(dy * normal, axis=axes), tf.reduce_sum(dy, axis=axes)
+            along = tf.reduce_mean(d_normal * normal, axis=axes, keepdims=True)
+            dx = inverse * (d_normal - tf.reduce_mean(d_normal, axis=axes, keepdims=True) - normal * along)
+            d_gamma = tf.reduce_sum(dy * normal, axis=others, keepdims=True)
+            return dx, d_gamma, tf.reduce_sum(dy, axis=others, keepdims=True)
 
         return normal * gamma + beta, gradient
 

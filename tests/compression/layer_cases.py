@@ -64,6 +64,14 @@ def _joined(x: Any) -> Any:
     return layers.GlobalMaxPooling2D()(x)
 
 
+def _broadcast(x: Any) -> Any:
+    """Gates of fewer axes or of one channel, from either side; Add of a row to pictures."""
+    x = layers.Conv2D(4, 3)(x)
+    channels = layers.Dense(4, activation="sigmoid")(layers.GlobalAveragePooling2D()(x))
+    places = layers.Conv2D(1, 1, activation="sigmoid")(x)
+    return layers.Add()([layers.Multiply()([channels, x]), layers.Multiply()([x, places]), channels])
+
+
 def _nested(x: Any) -> Any:
     """A model inside a model, and a ReLU that two layers read before a pool."""
     inner_input = layers.Input((4, 4, 3))
@@ -88,6 +96,10 @@ EVEN: Mapping[str, Case] = {
     "conv_wide": _around(_conv(24, 3, padding="same"), _conv(24, 3), _conv(33, 3)),
     "conv_after_conv": _around(_conv(5, 5, padding="same", activation="relu")),
     "depthwise_multiplier": _around(_depthwise(3, depth_multiplier=2)),
+    "separable_stride": _around(
+        lambda: layers.SeparableConv2D(3, 3, 2, "same", depth_multiplier=2),
+        lambda: layers.Activation("gelu"),
+    ),
     "separable": _around(lambda: layers.SeparableConv2D(6, 3, padding="same", activation="swish")),
     "dense_on_pictures": _around(lambda: layers.Dense(5, activation="relu")),
     "max_pool": _around(layers.ReLU, lambda: layers.MaxPooling2D(2)),
@@ -99,6 +111,7 @@ EVEN: Mapping[str, Case] = {
         _conv(4, 3, 2, "same", use_bias=False), layers.BatchNormalization, _conv(6, 1, 2)
     ),
     "joined": _joined,
+    "broadcast": _broadcast,
     "nested": _nested,
 }
 ODD: Mapping[str, Case] = {
@@ -109,6 +122,8 @@ ODD: Mapping[str, Case] = {
     "depthwise": _around(_depthwise(3, padding="same", activation="relu6")),
     "depthwise_stride": _around(_depthwise(3, 2, "same"), _depthwise(2, 2, "valid")),
     "layer_norm_of_pictures": _around(lambda: layers.LayerNormalization(epsilon=1e-2)),
+    "layer_norm_of_whole_examples": _around(lambda: layers.LayerNormalization(axis=[1, 2, 3], epsilon=1e-2)),
+    "layer_norm_of_places": _around(lambda: layers.LayerNormalization(axis=(2, 1), epsilon=1e-2)),
     "max_pool": _around(lambda: layers.MaxPooling2D(2)),
     "max_pool_overlapping": _around(lambda: layers.MaxPooling2D(3, 2, "same")),
     "max_pool_same": _around(layers.ReLU, lambda: layers.MaxPooling2D(2, padding="same")),

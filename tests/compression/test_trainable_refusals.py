@@ -53,7 +53,6 @@ REFUSED: list[tuple[Any, str]] = [
     (lambda: layers.Conv2D(2, 3, activation="selu", name="s"), "layer 's': activation 'selu'.*use one of"),
     (lambda: layers.UpSampling2D(interpolation="bilinear", name="u"), "layer 'u': interpolation.*'nearest'"),
     (lambda: layers.BatchNormalization(axis=1, name="b"), "layer 'b': axis 1: normalise the last axis"),
-    (lambda: layers.LayerNormalization(axis=[1, 2], name="n"), "layer 'n': axis"),
     (lambda: layers.ReLU(max_value=3.0, name="r3"), "layer 'r3': .*ReLU\\(max_value=6\\)"),
     (lambda: layers.LeakyReLU(1.5, name="leak"), "layer 'leak': alpha 1.5"),
     (lambda: layers.Softmax(axis=1, name="soft"), "layer 'soft': axis 1: use axis -1"),
