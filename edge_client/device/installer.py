@@ -89,7 +89,7 @@ class Installer:
         for line in lines[:-1]:
             wanted, _, name = line.partition("  ")
             path = self.bundle / name
-            if not path.is_file() and name in secrets:
+            if name in secrets and not _holds(path):
                 continue
             if not path.is_file() or _sha256(path) != wanted:
                 raise InstallError(f"bundle checksum: {name} is damaged or cut short; write the card again")
@@ -122,7 +122,7 @@ class Installer:
 
     def _install_file(self, entry: dict[str, Any]) -> None:
         source, target = self.bundle / entry["source"], self._at(entry["path"])
-        if entry.get("secret") and (not source.is_file() or self._is_used_up(entry)):
+        if entry.get("secret") and (not _holds(source) or self._is_used_up(entry)):
             return
         data, mode = source.read_bytes(), int(entry["mode"], 8)
         if target.is_file() and target.read_bytes() == data and target.stat().st_mode & 0o777 == mode:
@@ -157,7 +157,7 @@ class Installer:
 
     def _system(self, plan: dict[str, Any]) -> None:
         """Have systemd see the units, and start what is not running."""
-        if self.root != Path("/") or not self.changes or self.dry:
+        if self.root != Path("/") or self.dry or not (self.changes or self._is_unfinished()):
             return
         _systemctl("daemon-reload")
         for unit in plan["start"]:
@@ -176,11 +176,16 @@ class Installer:
 
     def _finish(self) -> None:
         """Note which bundle is installed: the unit that resumes rests from now on."""
-        mark, digest = self._at(INSTALLED), _sha256(self.bundle / SUMS) + "\n"
-        if (not mark.is_file() or mark.read_text("ascii") != digest) and self._change(
-            "note what is installed"
-        ):
-            _put(mark, digest.encode(), 0o644, None, durable=self._durable)
+        if self._is_unfinished() and self._change("note what is installed"):
+            _put(self._at(INSTALLED), self._mark(), 0o644, None, durable=self._durable)
+
+    def _is_unfinished(self) -> bool:
+        """Whether no run of this bundle came to its end: one may have changed all, and started nothing."""
+        mark = self._at(INSTALLED)
+        return not mark.is_file() or mark.read_bytes() != self._mark()
+
+    def _mark(self) -> bytes:
+        return _sha256(self.bundle / SUMS).encode() + b"\n"
 
     # ---- inside ----
 
@@ -215,6 +220,11 @@ class Installer:
             append_status(self.bundle / LOG, [line])
         except OSError as exc:
             print(f"{self.bundle / LOG}: {exc}", file=sys.stderr)
+
+
+def _holds(secret: Path) -> bool:
+    """Whether a secret is there: where the power went while it was erased, zeros are left of it."""
+    return secret.is_file() and bool(secret.read_bytes().strip(b"\0"))
 
 
 def _newest_build(prefix: Path) -> int:

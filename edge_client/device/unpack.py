@@ -42,9 +42,7 @@ def install(prefix: Path, state: Path, archive: IO[bytes], *, durable: bool = Tr
     running = chosen(prefix, state) if client_of(prefix, SLOTS[1 - SLOTS.index(slot)]) else ""
     if running:  # after a failed trial the pointer still names the slot that is about to be replaced
         write_json(prefix / POINTER, {"active": running})
-    (state / TRIAL).unlink(
-        missing_ok=True
-    )  # whoever failed one may have another
+    (state / TRIAL).unlink(missing_ok=True)  # whoever failed one may have another
     unpack(archive, prefix / slot, durable=durable)
     write_json(prefix / POINTER, {"active": slot} | ({"previous": running} if running else {}))
     return slot

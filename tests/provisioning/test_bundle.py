@@ -227,6 +227,18 @@ def test_a_newer_client_on_the_device_stays(tmp_path: Path) -> None:
     assert json.loads(manifest.read_text())["build"] == 5000
 
 
+def test_a_power_cut_while_a_secret_is_erased_is_mended(tmp_path: Path) -> None:
+    """The zeros are on the card, the removal is not."""
+    folder, root = bundle(tmp_path), tmp_path / "root"
+    token = folder / "files" / "token"
+    size = token.stat().st_size
+    Installer(folder, root).run()
+    (root / "opt/bramble/installed").unlink()
+    token.write_bytes(bytes(size))
+    assert Installer(folder, root).run() == ["erase files/token", "note what is installed"]
+    assert (root / STATE / "token").read_text() == TOKEN + "\n" and not token.exists()
+
+
 def test_a_client_that_failed_its_trial_is_installed_again_when_asked_for(tmp_path: Path) -> None:
     root = tmp_path / "root"
     old = bundle_files(card(tmp_path), wheelhouse(tmp_path, "0.9", 900))
@@ -245,15 +257,22 @@ def test_systemd_is_told_only_when_something_changed(tmp_path: Path, monkeypatch
     told: list[str] = []
     monkeypatch.setattr(installer_module, "_systemctl", lambda *words: told.append(" ".join(words)))
     installer = Installer(bundle(tmp_path))
-    installer._system({"start": ["bramble-edge.service", "bramble-status.path"]})
-    assert told == []
-    installer.changes.append("something")
-    installer._system({"start": ["bramble-edge.service", "bramble-status.path"]})
-    assert told == [
+    monkeypatch.setattr(installer, "_at", lambda path: tmp_path / "root" / path.lstrip("/"))
+    plan = {"start": ["bramble-edge.service", "bramble-status.path"]}
+    expected = [
         "daemon-reload",
         "restart --no-block bramble-edge.service",
         "start --no-block bramble-status.path",
     ]
+    installer._system(plan)  # all is in place, by a run that came no further
+    assert told == expected
+    installer._finish()
+    installer.changes.clear()
+    installer._system(plan)
+    assert told == expected
+    installer.changes.append("something")
+    installer._system(plan)
+    assert told == 2 * expected
 
 
 def test_systemctl_that_fails_or_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
