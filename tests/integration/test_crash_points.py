@@ -157,6 +157,26 @@ def test_the_server_killed_at_a_point(fleet: FaultyFleet, undisturbed: tuple[str
     assert any(incident["who"] == "server" for incident in report["incidents"])
 
 
+@pytest.mark.parametrize(
+    "point",
+    [
+        "task-published",
+        "update-stored-before-the-ledger",
+        "ledger-written-before-the-receipt",
+        "commit-done-before-the-next-task",
+    ],
+)
+def test_the_server_killed_with_its_own_broker(
+    tmp_path: Path, undisturbed: tuple[str, Path], point: str
+) -> None:
+    with faulty_fleet(tmp_path, undisturbed[1], "mosquitto") as fleet:  # it ends with the server
+        fleet.once["server"] = Faults(at=point, program=fleet.always.program)
+        fleet.start_all()
+        fleet.wait_killed("server")
+        fleet.start_server()
+        check_same(fleet, undisturbed)
+
+
 @pytest.mark.parametrize("point", RELEASE)
 def test_the_server_killed_in_the_release(tmp_path: Path, undisturbed: tuple[str, Path], point: str) -> None:
     with faulty_fleet(tmp_path, undisturbed[1], release=ReleaseConfig(wait_s=120.0)) as fleet:
