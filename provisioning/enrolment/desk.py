@@ -79,7 +79,13 @@ class EnrolmentDesk:
             newest = _newer(certificate, device.certificate, ledger)
             if not is_due(newest, now):
                 return _pem(newest).decode("ascii")
-            pem = self._authority.sign_csr(request.csr.encode("ascii"), entry.name, days=self._days, now=now)
+            pem = self._authority.sign_csr(
+                request.csr.encode("ascii"),
+                entry.name,
+                days=self._days,
+                now=now,
+                renewing=entry.fingerprint,  # it may have been revoked since the ledger was read
+            )
             t.keep_device(replace(device, certificate=pem))
         log.info("%s has renewed its certificate", entry.name)
         return pem.decode("ascii")

@@ -150,14 +150,17 @@ class FleetCA:
         days: int = CERTIFICATE_DAYS,
         now: datetime | None = None,
         replacing: bool = False,
+        renewing: str | None = None,
     ) -> bytes:
         """The certificate (PEM) for a request by the client `expected_name`.
 
         With `replacing`, the name's other certificates are revoked in the same step, so that it is never
-        without one: a card that was made anew takes the place of the old card.
+        without one: a card that was made anew takes the place of the old card. `renewing` is the
+        fingerprint of the certificate that gives the right to this one.
 
         Raises:
-            PkiError: the request asks for another name or for more than a name, or its key is weak.
+            PkiError: the request asks for another name or for more than a name, its key is weak, or the
+                certificate that is renewed was revoked meanwhile.
         """
         if role == "server":
             raise PkiError("server certificates are made by issue_server, with the host names they need")
@@ -168,7 +171,7 @@ class FleetCA:
         now = now or datetime.now(UTC)
         end = self._end(days, now)
         key = checked_public_key(request, expected_name)
-        return self._issue(key, expected_name, role, now=now, end=end, replacing=replacing)
+        return self._issue(key, expected_name, role, now=now, end=end, replacing=replacing, renewing=renewing)
 
     def issue_server(
         self,
@@ -235,12 +238,16 @@ class FleetCA:
         end: datetime,
         hosts: Sequence[x509.GeneralName] = (),
         replacing: bool = False,
+        renewing: str | None = None,
     ) -> bytes:
         builder = template(self._certificate, key, name, role).not_valid_before(now - BACKDATE)
         builder = builder.not_valid_after(end).serial_number(x509.random_serial_number())
         if hosts:
             builder = builder.add_extension(x509.SubjectAlternativeName(hosts), critical=False)
         with locked(self.directory):
+            ledger = self.ledger()
+            if renewing is not None and not ledger.stands(renewing):
+                raise PkiError(f"{name} was revoked while its certificate was renewed")
             certificate = builder.sign(self._key, hashes.SHA256())
             entry = Issued(
                 name,
@@ -250,7 +257,6 @@ class FleetCA:
                 format_time(certificate.not_valid_before_utc),
                 format_time(certificate.not_valid_after_utc),
             )
-            ledger = self.ledger()
             replaced = replacing and any(old.revoked_at is None for old in ledger.of(name))
             if replaced:
                 ledger = replace(ledger.with_revoked(name, now), crl_number=ledger.crl_number + 1)

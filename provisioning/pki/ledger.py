@@ -52,6 +52,10 @@ class Ledger(Record):
         """The certificates of one name."""
         return tuple(entry for entry in self.issued if entry.name == name)
 
+    def stands(self, fingerprint: str) -> bool:
+        """Whether the certificate was issued and is not revoked."""
+        return any(e.fingerprint == fingerprint and e.revoked_at is None for e in self.issued)
+
     def revoked_names(self) -> tuple[str, ...]:
         """Names that have a revoked certificate and none that still counts."""
         revoked = {entry.name for entry in self.issued if entry.revoked_at is not None}

@@ -235,6 +235,24 @@ def test_a_revoked_device_is_not_renewed(fleet: Fleet, desk: EnrolmentDesk) -> N
     assert "is revoked" in refused(403, lambda: desk.renew(RenewRequest(request().csr), der(pem)))
 
 
+def test_a_revocation_in_the_middle_of_a_renewal_stands(
+    fleet: Fleet, desk: EnrolmentDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The desk waits for its store after reading the ledger; a new certificate would let the device in."""
+    pem = desk.enrol(request(), fleet.token("pi-1"))
+    fleet.ahead = timedelta(days=300)
+    sign = FleetCA.sign_csr
+
+    def revoked_first(authority: FleetCA, *arguments: object, **options: object) -> bytes:
+        FleetCA.open(authority.directory).revoke("pi-1")
+        return sign(authority, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(FleetCA, "sign_csr", revoked_first)
+    with pytest.raises(PkiError, match="pi-1 was revoked while its certificate was renewed"):
+        desk.renew(RenewRequest(request().csr), der(pem))
+    assert fleet.authority.ledger().revoked_names() == ("pi-1",)
+
+
 def test_an_expired_device_is_told_what_to_do(fleet: Fleet, desk: EnrolmentDesk) -> None:
     pem = desk.enrol(request(), fleet.token("pi-1"))
     fleet.ahead = timedelta(days=DEVICE_DAYS + 1)
