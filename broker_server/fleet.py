@@ -45,6 +45,11 @@ def create_fleet(directory: Path, config: ServerConfig) -> Path:
     return settings
 
 
+def ledger_path(config: ServerConfig) -> Path:
+    """The fleet's ledger."""
+    return Path(config.state) / "ledger.sqlite"
+
+
 def write_settings(path: Path, config: ServerConfig | EdgeConfig) -> None:
     """Write settings as TOML."""
     write_atomically(path, tomli_w.dumps(_without_none(to_plain(config))).encode())

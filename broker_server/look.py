@@ -9,8 +9,8 @@ from dataclasses import asdict
 from typing import Any
 
 from broker_server.config import ServerConfig
+from broker_server.fleet import ledger_path
 from broker_server.records import RoundRecord
-from broker_server.rollout.view import ledger_path
 from broker_server.run_plan import stages_of
 from broker_server.store.ledger import Ledger, LedgerError
 from broker_server.store.models import server_runs

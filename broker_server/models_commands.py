@@ -10,9 +10,10 @@ from datetime import datetime
 from pathlib import Path
 
 from broker_server.config import ServerConfig, load_config
+from broker_server.fleet import fleet_broker, ledger_path
 from broker_server.rollout.orders import REFUSED, Order, await_answer, leave_order
 from broker_server.rollout.planning import RolloutError
-from broker_server.rollout.view import ledger_path, look_at_models
+from broker_server.rollout.view import look_at_models
 from broker_server.store.models import server_runs
 from compression.command_line import Commands, Run, command, group, stop_on_signals
 from compression.text_table import bytes_text, text_table
@@ -210,7 +211,6 @@ def _give(arguments: argparse.Namespace, order: Order) -> int:
 def _lead(arguments: argparse.Namespace, config: ServerConfig, number: int) -> str | None:
     """Be the server, without rounds, until the rollout is over or waits for somebody."""
     logging.basicConfig(level=logging.INFO if arguments.verbose else logging.ERROR, stream=sys.stderr)
-    from broker_server.fleet import fleet_broker
     from broker_server.report.console import open_console
     from broker_server.report.display import RoundDisplay
     from broker_server.server import Server

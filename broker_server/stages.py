@@ -21,6 +21,7 @@ from broker_server.codec_control import choose_codec
 from broker_server.cohort.choosing import Choosing
 from broker_server.config import ServerConfig
 from broker_server.errors import RunError
+from broker_server.fleet import ledger_path
 from broker_server.program import Evaluator, compile_program, image_input
 from broker_server.records import ClientRecord, RoundRecord
 from broker_server.round_records import fine_tuning, with_evaluation, with_traffic
@@ -60,7 +61,7 @@ class Stages:
     def __init__(self, config: ServerConfig) -> None:
         folder = Path(config.state)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # updates say something about their examples
-        self.ledger = Ledger(folder / "ledger.sqlite")
+        self.ledger = Ledger(ledger_path(config))
         self.artefacts = BlobStore(folder / "artefacts")
         self._config = config
         self.late = late_policy(config)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from broker_server.config import ServerConfig
+from broker_server.fleet import ledger_path
 from broker_server.rollout.machine import RolloutState
 from broker_server.rollout.planning import RolloutError, plan_waves
 from broker_server.rollout.registry import ModelRecord, Registry
@@ -17,11 +18,6 @@ from broker_server.store.ledger import Ledger
 from broker_server.store.models import ModelStore
 from edge_client.wire.messages import ModelHealth
 from provisioning.pki.signing import load_signing_key
-
-
-def ledger_path(config: ServerConfig) -> Path:
-    """The fleet's ledger."""
-    return Path(config.state) / "ledger.sqlite"
 
 
 class ModelsView:

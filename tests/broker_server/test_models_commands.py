@@ -17,13 +17,12 @@ import pytest
 
 from broker_server.cli import main
 from broker_server.config import ServerConfig, load_config
-from broker_server.fleet import create_fleet
+from broker_server.fleet import create_fleet, ledger_path
 from broker_server.rollout.machine import RolloutState
 from broker_server.rollout.orders import MAX_ORDER_BYTES, Order
 from broker_server.rollout.planning import RolloutError
 from broker_server.rollout.registry import MODELS, ModelRecord, Registry
 from broker_server.rollout.release import CURRENT
-from broker_server.rollout.view import ledger_path
 from broker_server.store.ledger import Ledger
 from broker_server.store.models import ModelStore
 from compression.records import RecordError, loads

@@ -28,12 +28,12 @@ from broker_server.config import (
     ServerConfig,
     load_config,
 )
-from broker_server.fleet import create_fleet, device_settings, fleet_broker
+from broker_server.fleet import create_fleet, device_settings, fleet_broker, ledger_path
 from broker_server.report.observer import NullObserver
 from broker_server.rollout.machine import RolloutState
 from broker_server.rollout.orders import Order, leave_order
 from broker_server.rollout.registry import MODELS
-from broker_server.rollout.view import ledger_path, look_at_models
+from broker_server.rollout.view import look_at_models
 from broker_server.server import Server
 from broker_server.store.ledger import Ledger
 from broker_server.store.models import ModelStore
