@@ -87,13 +87,12 @@ class Publisher:
         return taken
 
     def _announce(self, manifest: Task | Release) -> None:
+        control = manifest.control if isinstance(manifest, Task) else None
+        lines = [line for line in (manifest.weights, control) if line]
         refs = [manifest.bundle] if manifest.bundle else []
-        weights = manifest.weights
-        if weights and weights.version == 0:
-            refs.append(weights.full)
+        refs += [line.full for line in lines if line.version == 0]
         self._once |= {ref.digest for ref in refs}
-        if weights:
-            refs += [weights.full, *(step.blob for step in weights.steps)]
+        refs += [ref for line in lines for ref in (line.full, *(step.blob for step in line.steps))]
         self._announced |= {ref.digest: ref for ref in refs}
 
     def _to_everyone(self, channel: str, message: Message) -> None:
