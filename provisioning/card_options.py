@@ -79,6 +79,11 @@ def add_card_options(parser: argparse.ArgumentParser) -> None:
         group.add_argument(option, dest=PREFIX + key, action="store_const", const=value, help=text)
 
 
+def describes_card(arguments: argparse.Namespace) -> bool:
+    """Whether an option says anything about a card."""
+    return bool(_flags(arguments))
+
+
 def cards_from(arguments: argparse.Namespace, issue: Issue | None = None) -> list[Card]:
     """The cards that the options describe, in order; at least one.
 

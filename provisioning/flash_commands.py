@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from compression.command_line import Commands, command
+from provisioning.card import CardError
 from provisioning.card_jobs import CardJob, add_job_options, card_jobs
-from provisioning.card_options import card_tables
+from provisioning.card_options import card_tables, describes_card
 from provisioning.customise.apply import new_instance_id, personalise
 from provisioning.customise.errors import CustomiseError
 from provisioning.customise.layout import layout_of
@@ -110,8 +111,12 @@ def _plan(arguments: argparse.Namespace) -> FlashPlan:
 
 
 def _has_cards(arguments: argparse.Namespace) -> bool:
-    """Without cards the image is written as it is."""
-    return any((arguments.card, arguments.inventory, arguments.name))
+    """Without cards the image is written as it is; who describes a card and names none does not mean that."""
+    if any((arguments.card, arguments.inventory, arguments.name)):
+        return True
+    if arguments.ca or arguments.wheelhouse or describes_card(arguments):
+        raise CardError("options of a card are given and no card: add --name NAME, or --card FILE")
+    return False
 
 
 def _jobs(arguments: argparse.Namespace, *, dry_run: bool) -> list[CardJob]:

@@ -243,6 +243,16 @@ def test_an_image_for_another_system_is_unfinished(
     assert looks_unfinished(device)
 
 
+@pytest.mark.parametrize("option", ["--ca", "--wheelhouse", "--ssh-key", "--wifi-ssid", "--data"])
+def test_options_of_a_card_without_a_card_write_no_bare_image(
+    image: Path, folder: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would say done, and no device would ever be heard of."""
+    card = folder / "card.img"
+    assert "add --name NAME" in failure(capsys, image, "--device", card, option, "x", "--yes")
+    assert not card.exists()
+
+
 @pytest.mark.parametrize("_tools", [pytest.param(None, marks=needs_tools)])
 def test_a_dry_run_checks_the_cards_too(
     _tools: None, on_cards: tuple[str, ...], cards: Path, capsys: pytest.CaptureFixture[str]
