@@ -50,6 +50,21 @@ def write_archive(client: Client, site: Path, path: Path) -> None:
     sync_directory(path.parent)
 
 
+def is_unpacked(path: Path, site: Path) -> bool:
+    """Whether a site tree holds what its archive does, byte for byte, and no more but what Python leaves."""
+    left = {file.relative_to(site).as_posix() for file in site.rglob("*") if file.is_file()}
+    with tarfile.open(path, mode="r|gz") as tar:
+        for member in tar:
+            name = member.name.removeprefix(f"{SITE}/")
+            if name == member.name:  # the manifest
+                continue
+            packed = tar.extractfile(member)
+            if name not in left or packed is None or packed.read() != (site / name).read_bytes():
+                return False
+            left.remove(name)
+    return all("__pycache__" in name for name in left)
+
+
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     entry = tarfile.TarInfo(name)
     entry.size, entry.mode = len(data), 0o644

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from provisioning.wheelhouse.archive import ARCHIVE_FILE, SITE, Client, write_archive
+from provisioning.wheelhouse.archive import ARCHIVE_FILE, SITE, Client, is_unpacked, write_archive
 from provisioning.wheelhouse.debs import fetch_debs, version_of
 from provisioning.wheelhouse.errors import WheelhouseError
 from provisioning.wheelhouse.lock import (
@@ -98,8 +98,7 @@ def make_wheelhouse(
     same = held and held.source == source and held.distribution == _from_distribution(system)
     if held and same and not refresh and not (compiler and not held.bytecode):
         report("checking hashes", 0.5)
-        whole = not damaged(folder, held) and (folder / SITE / ENTRY_POINT).is_file()
-        if whole and _archive_is_whole(folder, held):
+        if not damaged(folder, held) and _is_whole(folder, held):
             return Wheelhouse(folder, held, changed=False)
     wheels, debs = _collect(system, folder, bramble_wheel, held, refresh, fetch, report)
     report("unpacking", 0.8)
@@ -109,9 +108,9 @@ def make_wheelhouse(
 
 
 def open_wheelhouse(folder: Path) -> Wheelhouse:
-    """A wheelhouse that was made before; `WheelhouseError` unless its archive is what the lock says."""
+    """A wheelhouse that was made before; `WheelhouseError` unless archive and site tree are as locked."""
     lock = read_lock(folder)
-    if not _archive_is_whole(folder, lock) or not (folder / SITE / ENTRY_POINT).is_file():
+    if not _is_whole(folder, lock):
         raise WheelhouseError(f"{folder} is damaged; mend it: bramble-provision wheelhouse --out {folder}")
     return Wheelhouse(folder, lock, changed=False)
 
@@ -126,9 +125,9 @@ def _held(folder: Path, system: System) -> Lock | None:
     return lock
 
 
-def _archive_is_whole(folder: Path, lock: Lock) -> bool:
+def _is_whole(folder: Path, lock: Lock) -> bool:
     path = folder / ARCHIVE_FILE
-    return path.is_file() and file_sha256(path) == lock.archive
+    return path.is_file() and file_sha256(path) == lock.archive and is_unpacked(path, folder / SITE)
 
 
 def _collect(

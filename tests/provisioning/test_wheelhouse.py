@@ -228,6 +228,28 @@ def test_a_damaged_file_is_fetched_again_and_nothing_else(tmp_path: Path) -> Non
     assert make_wheelhouse(BOOKWORM, out, bramble_wheel=own, fetch=index(folder)).changed is False
 
 
+@pytest.mark.parametrize("change", ["cut short", "gone", "one more"])
+def test_a_tree_that_is_not_what_was_packed_goes_onto_no_card(tmp_path: Path, change: str) -> None:
+    """A pre-baked card gets the tree and not the archive: its files are as good only if somebody looks."""
+    folder, own = small(tmp_path)
+    out = tmp_path / "out"
+    build = make_wheelhouse(BOOKWORM, out, bramble_wheel=own, fetch=index(folder)).lock.build
+    module = out / "site" / "edge_client" / "cli.py"
+    if change == "cut short":
+        module.write_bytes(b"")
+    elif change == "gone":
+        next((out / "site").glob("numpy/*")).unlink()
+    else:
+        module.with_name("more.py").write_text("import evil")
+    with pytest.raises(WheelhouseError, match="is damaged; mend it"):
+        open_wheelhouse(out)
+    assert make_wheelhouse(BOOKWORM, out, bramble_wheel=own, fetch=index(folder), now=build).changed
+    leavings = out / "site" / "edge_client" / "__pycache__" / "cli.cpython-3.pyc"
+    leavings.parent.mkdir(exist_ok=True)
+    leavings.write_bytes(b"")
+    assert open_wheelhouse(out).lock.build == build
+
+
 def test_a_new_client_reuses_what_it_still_needs_and_drops_the_rest(tmp_path: Path) -> None:
     folder, own = small(tmp_path)
     out, asked = tmp_path / "out", list[str]()
