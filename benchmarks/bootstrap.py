@@ -1,9 +1,9 @@
 """Whether a median has changed: a percentile bootstrap of the ratio of two medians (Efron, 1979).
 
-Timings that follow each other are not independent: a busy second makes many of them slow at once. So blocks
-of neighbours are drawn and not single runs (Kunsch, 1989), and a change counts only beyond a floor, since two
-runs of one program differ by more than either can know of (Kalibera and Jones, "Rigorous benchmarking in
-reasonable time", 2013).
+Timings that follow each other are not independent: a busy second makes many of them slow at once, and where
+an interpreter lies in memory moves all of its times. So repeats are drawn first, then blocks of neighbours
+within them (Kunsch, 1989), and a change counts only beyond a floor, since two runs of one program differ by
+more than either can know of (Kalibera and Jones, "Rigorous benchmarking in reasonable time", 2013).
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-RESAMPLES = 2000
+RESAMPLES = 1000
 CONFIDENCE = 0.99  # several figures are looked at in one comparison
-FLOOR = 0.05  # of the median: what differs by less between two runs is not called a change
+FLOOR = 0.1  # of the median: what differs by less between two runs is not called a change
 SEED = 17
-MOST = 4096  # samples that are drawn from; more are thinned, evenly
+MOST = 500  # samples of one repeat that are drawn from
+Samples = npt.NDArray[np.float64]
+Repeats = Sequence[Sequence[float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +41,30 @@ class Change:
     changed: bool
 
 
-def compare_medians(before: Sequence[float], after: Sequence[float], *, floor: float = FLOOR) -> Change:
-    """Compare two lists of samples, in the order in which they were taken; at least two each, all above 0."""
+def compare_medians(before: Repeats, after: Repeats, *, floor: float = FLOOR) -> Change:
+    """Compare repeats of one thing: lists of samples above 0, each in the order in which they were taken."""
     rng = np.random.default_rng(SEED)
-    first, second = (_medians(np.asarray(samples, np.float64), rng) for samples in (before, after))
+    first, second = (
+        _medians([np.asarray(r, np.float64) for r in repeats], rng) for repeats in (before, after)
+    )
     low, high = np.quantile(second / first, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    ratio = float(np.median(after) / np.median(before))
+    ratio = median(after) / median(before)
     return Change(ratio, float(low), float(high), bool(low > 1 + floor or high < 1 / (1 + floor)))
 
 
-def _medians(samples: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Medians of resamples made of blocks as long as the root of the number of samples."""
-    samples = samples[:: math.ceil(len(samples) / MOST)]
-    length = max(1, math.isqrt(len(samples)))
-    blocks = math.ceil(len(samples) / length)
-    starts = rng.integers(0, len(samples) - length + 1, (RESAMPLES, blocks))
-    offsets = np.arange(length)
-    return np.array([np.median(samples[(row[:, None] + offsets).ravel()]) for row in starts])
+def median(repeats: Repeats) -> float:
+    """Of all samples of all repeats."""
+    return float(np.median(np.concatenate([np.asarray(repeat, np.float64) for repeat in repeats])))
+
+
+def _medians(repeats: Sequence[Samples], rng: np.random.Generator) -> Samples:
+    """Medians of resamples: as many repeats as there are, each made of blocks of one that was drawn."""
+    thinned = [samples[:: math.ceil(len(samples) / MOST)] for samples in repeats]
+    size = min(map(len, thinned))
+    table = np.array([samples[:size] for samples in thinned])
+    length = max(1, math.isqrt(size))
+    blocks = math.ceil(size / length)
+    chosen = rng.integers(0, len(table), (RESAMPLES, len(table), 1, 1))
+    starts = rng.integers(0, size - length + 1, (RESAMPLES, len(table), blocks, 1))
+    drawn = table[chosen, starts + np.arange(length)]
+    return np.asarray(np.median(drawn.reshape(RESAMPLES, -1), axis=1), np.float64)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from benchmarks.bootstrap import CONFIDENCE, FLOOR, Change, compare_medians
+from benchmarks.bootstrap import CONFIDENCE, FLOOR, Change, Repeats, compare_medians, median
 from benchmarks.errors import BenchmarkError
 
 MIN_SAMPLES = 5
@@ -64,8 +64,8 @@ def compare_results(
     differences = [
         Difference(
             what,
-            statistics.median(first[what]),
-            statistics.median(second[what]),
+            median(first[what]),
+            median(second[what]),
             compare_medians(first[what], second[what], floor=floor),
         )
         for what in common
@@ -73,24 +73,29 @@ def compare_results(
     return Comparison(before["benchmark"], tuple(differences), tuple(_warnings(before, after)), floor=floor)
 
 
-def _samples(node: Any, path: str) -> Iterator[tuple[str, list[float]]]:
-    """Every list of raw samples with what it is of."""
+def _samples(node: Any, path: str) -> Iterator[tuple[str, Repeats]]:
+    """All raw samples with what they are of."""
     if isinstance(node, list):
         for item in node:
             yield from _samples(item, path)
         return
     if not isinstance(node, Mapping):
         return
-    words = [
-        f"{key} {node[key]}" if key == "threads" else str(node[key]) for key in NAMING if _named(node, key)
-    ]
-    here = ", ".join(filter(None, [path, *words]))
+    here = ", ".join(filter(None, [path, *[_word(key, node[key]) for key in NAMING if _named(node, key)]]))
     for key, value in node.items():
-        if key in SAMPLES and isinstance(value, list) and len(value) >= MIN_SAMPLES:
-            yield here or key, [float(sample) for sample in value]
+        if key in SAMPLES and isinstance(value, list):
+            repeats = value if value and isinstance(value[0], list) else [value]
+            if min(map(len, repeats)) >= MIN_SAMPLES:
+                yield here or key, repeats
         elif key not in SAMPLES and key != "environment":
             named = isinstance(value, Mapping) and "name" not in value and key != "timings"
             yield from _samples(value, ", ".join(filter(None, [here, key if named else ""])))
+
+
+def _word(key: str, value: Any) -> str:
+    if key == "xnnpack":
+        return "" if value else "no XNNPACK"
+    return f"{key} {value}" if key in ("threads", "batch") else Path(str(value)).name
 
 
 def _named(node: Mapping[str, Any], key: str) -> bool:

@@ -32,7 +32,7 @@ def add_compare(commands: Commands) -> None:
         type=percent,
         default=FLOOR,
         metavar="PERCENT",
-        help="changes up to this are none: runs of one program differ (default: 5)",
+        help="changes up to this are none: runs of one program differ (default: 10)",
     )
 
 

@@ -12,7 +12,7 @@ from broker_server.report.markup import element, page
 from broker_server.report.style import STYLE
 from broker_server.report.svg import COLOURS, drawing, to_svg
 
-WIDTH_INCHES, BAR_INCHES, MARGIN_INCHES = 4.9, 0.32, 0.9
+WIDTH_INCHES, BAR_INCHES, MARGIN_INCHES = 7.0, 0.32, 0.9
 ENVIRONMENT = (
     "label",
     "processor",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -15,12 +16,12 @@ import numpy as np
 from benchmarks.children import pinned, run_child
 from benchmarks.conditions import Conditions, Watch
 from benchmarks.errors import BenchmarkError
-from benchmarks.models import LoadedModel, open_model, read_model
-from benchmarks.timing import Progress, TimingRule, Timings, time_function
+from benchmarks.models import open_model, read_model
+from benchmarks.timing import Sample, TimingRule, Timings, sample, summarise
 from compression.models.precision import precision_of
 from edge_client.runtime import runtime_name, runtime_version
 
-LOADS = 5  # of the interpreter in a warm process; the median counts
+REPEATS = 5  # each with an interpreter of its own: where it lies in memory moves its times
 COLD_STARTS = 3
 CALLS = 200  # with inputs and outputs copied, at most, to see what copying adds
 
@@ -106,79 +107,109 @@ def benchmark_latency(
     """
     for path in paths:
         read_model(path)  # all of them, before the first minute is spent
+    rule, say = rule or TimingRule(), report or (lambda _what, _share: None)
     settings = [Setting(*values) for values in product(threads, xnnpack, batches)]
-    measured = []
-    for path, setting in product(paths, settings):
-        with pinned(setting.threads if pin else None):
-            measured.append(_measure(path, setting, pin, rule or TimingRule(), report))
-    reference = next((item for item in measured if item[0].computes == "float32"), None)
+    cases = [_Case(path, setting, pin) for path, setting in product(paths, settings)]
+    with Watch() as watch:
+        for number, case in enumerate(cases):
+            say(f"{case}: cold start", 0.3 * number / len(cases))
+            case.prepare()
+        for number, case in enumerate(cases * REPEATS):  # in turn: a busy minute is nobody's alone
+            say(f"{case}: timing", 0.3 + 0.7 * number / len(cases) / REPEATS)
+            case.time(_share(rule))
+    results = [case.result(rule, watch.conditions) for case in cases]
+    float32 = next((n for n, result in enumerate(results) if result.computes == "float32"), None)
     return [
-        replace(result, max_difference=None if reference is None else _difference(outputs, reference[1]))
-        for result, outputs in measured
+        result
+        if float32 is None
+        else replace(result, max_difference=_difference(case.outputs, cases[float32].outputs))
+        for case, result in zip(cases, results, strict=True)
     ]
 
 
-def _measure(
-    path: Path, setting: Setting, pin: bool, rule: TimingRule, report: Report | None
-) -> tuple[LatencyResult, list[np.ndarray]]:
-    def said(what: str) -> Progress:
-        return lambda share: report(f"{path.name}, {setting}: {what}", share) if report else None
-
-    data, file = read_model(path)
-    with Watch() as watch:
-        cold = _cold_start(path, setting.threads, said("cold start"))
-        try:
-            model, load_ms = _loaded(data, setting)
-            timings = time_function(model.run, rule, progress=said("timing"))
-            overhead_ms = _overhead_ms(model, timings.p50_ms, rule.max_s / 10)
-            outputs = model.outputs()
-        except (ValueError, RuntimeError) as exc:
-            raise BenchmarkError(f"{path}, {setting}: {str(exc).strip().splitlines()[0]}") from exc
-    word = precision_of(file).calibration
-    result = LatencyResult(
-        file=str(path),
-        sha256=hashlib.sha256(data).hexdigest(),
-        bytes=len(data),
-        computes="float32" if word == "none" else word,
-        input_shapes=model.input_shapes,
-        threads=setting.threads,
-        xnnpack=setting.xnnpack,
-        batch=setting.batch,
-        runtime=f"{runtime_name()} {runtime_version()}",
-        timings=timings,
-        call_overhead_ms=overhead_ms,
-        load_ms=load_ms,
-        cold_start=cold,
-        max_difference=None,
-        pinned=pin,
-        throttled=watch.conditions.throttled,
-        conditions=watch.conditions,
+def _share(rule: TimingRule) -> TimingRule:
+    """The rule of one repeat: all of them together come to the whole one."""
+    return replace(
+        rule,
+        warm_up_s=rule.warm_up_s / REPEATS,
+        min_runs=math.ceil(rule.min_runs / REPEATS),
+        min_s=rule.min_s / REPEATS,
+        max_runs=math.ceil(rule.max_runs / REPEATS),
+        max_s=rule.max_s / REPEATS,
+        precision=rule.precision * math.sqrt(REPEATS),
     )
-    return result, outputs
 
 
-def _loaded(data: bytes, setting: Setting) -> tuple[LoadedModel, float]:
-    """The model, and the median of the milliseconds that loading it takes."""
-    loads = []
-    for _ in range(LOADS):
-        started = time.perf_counter()
-        model = open_model(data, threads=setting.threads, xnnpack=setting.xnnpack, batch=setting.batch)
-        loads.append(1e3 * (time.perf_counter() - started))
-    return model, statistics.median(loads)
+class _Case:
+    """One file in one setting while it is measured; each repeat is of a model that is loaded anew."""
+
+    def __init__(self, path: Path, setting: Setting, pin: bool) -> None:
+        self.outputs: list[np.ndarray] = []
+        self._path, self._setting, self._pin = path, setting, pin
+        self._data, self._file = read_model(path)
+        self._loads: list[float] = []
+        self._overheads: list[float] = []
+        self._repeats: list[Sample] = []
+        self._cold: ColdStart | None = None
+        self._shapes: tuple[tuple[int, ...], ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self._path.name}, {self._setting}"
+
+    def prepare(self) -> None:
+        """A crash of the runtime is met here, in a process of its own."""
+        with pinned(self._setting.threads if self._pin else None):
+            self._cold = _cold_start(self._path, self._setting.threads)
+
+    def time(self, rule: TimingRule) -> None:
+        """One repeat."""
+        setting = self._setting
+        try:
+            with pinned(setting.threads if self._pin else None):
+                started = time.perf_counter()
+                model = open_model(
+                    self._data, threads=setting.threads, xnnpack=setting.xnnpack, batch=setting.batch
+                )
+                self._loads.append(1e3 * (time.perf_counter() - started))
+                timed = sample(model.run, rule)
+                calls = sample(model.call, replace(rule, warm_up_s=0.0, min_s=0.0, max_runs=CALLS))
+        except (ValueError, RuntimeError) as exc:
+            raise BenchmarkError(f"{self}: {str(exc).strip().splitlines()[0]}") from exc
+        self._repeats.append(timed)
+        self._overheads.append(statistics.median(calls.runs_ms) - statistics.median(timed.runs_ms))
+        self._shapes, self.outputs = model.input_shapes, model.outputs()
+
+    def result(self, rule: TimingRule, conditions: Conditions) -> LatencyResult:
+        """What it came to, not yet compared with any other."""
+        if self._cold is None:
+            raise BenchmarkError(f"{self}: never loaded")
+        word = precision_of(self._file).calibration
+        return LatencyResult(
+            file=str(self._path),
+            sha256=hashlib.sha256(self._data).hexdigest(),
+            bytes=len(self._data),
+            computes="float32" if word == "none" else word,
+            input_shapes=self._shapes,
+            threads=self._setting.threads,
+            xnnpack=self._setting.xnnpack,
+            batch=self._setting.batch,
+            runtime=f"{runtime_name()} {runtime_version()}",
+            timings=summarise(self._repeats, precision=rule.precision),
+            call_overhead_ms=max(0.0, statistics.median(self._overheads)),  # below 0 is noise
+            load_ms=statistics.median(self._loads),
+            cold_start=self._cold,
+            max_difference=None,
+            pinned=self._pin,
+            throttled=conditions.throttled,
+            conditions=conditions,
+        )
 
 
-def _overhead_ms(model: LoadedModel, invoke_ms: float, max_s: float) -> float:
-    """Median of whole calls less that of the invocations; noise can make it negative, which means none."""
-    rule = TimingRule(warm_up_s=0.0, min_s=0.0, max_runs=CALLS, max_s=max_s)
-    return max(0.0, time_function(model.call, rule).p50_ms - invoke_ms)
-
-
-def _cold_start(path: Path, threads: int, progress: Progress) -> ColdStart:
+def _cold_start(path: Path, threads: int) -> ColdStart:
     answers = []
-    for number in range(COLD_STARTS):
+    for _ in range(COLD_STARTS):
         answer, seconds = run_child("benchmarks.cold_start", [str(path), str(threads)])
         answers.append(answer | {"process_ms": 1e3 * seconds})
-        progress((number + 1) / COLD_STARTS)
     names = ("process_ms", "load_ms", "first_run_ms", "peak_rss_mb")
     return ColdStart(**{name: statistics.median(answer[name] for answer in answers) for name in names})
 

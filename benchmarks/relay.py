@@ -8,7 +8,6 @@ not the headers of TCP, IP and below, of which there are the same for a byte of 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import sys
@@ -103,5 +102,4 @@ async def _pump(
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(Relay(int(sys.argv[1])).serve())
+    asyncio.run(Relay(int(sys.argv[1])).serve())

@@ -80,7 +80,9 @@ def _home_of(runtime: str, pythons: Sequence[Path]) -> Path:
 def _result(plain: Mapping[str, Any]) -> LatencyResult:
     """From JSON, which knows no tuples."""
     parts = {
-        "timings": Timings(**_tuples(plain["timings"])),
+        "timings": Timings(
+            **_tuples(plain["timings"]) | {"samples_ms": tuple(map(tuple, plain["timings"]["samples_ms"]))}
+        ),
         "cold_start": ColdStart(**plain["cold_start"]),
         "conditions": Conditions(**_tuples(plain["conditions"])),
         "input_shapes": tuple(map(tuple, plain["input_shapes"])),

@@ -42,7 +42,7 @@ class Timings:
         warm_up_runs: runs that were not counted, the first included.
         interval_ms: of the median, 95 %.
         reached: whether the interval became as narrow as was asked.
-        samples_ms: the runs in order; every n-th of more than `MOST_SAMPLES`.
+        samples_ms: the runs in order, a list for each repeat; every n-th of more than `MOST_SAMPLES`.
     """
 
     p50_ms: float
@@ -56,7 +56,7 @@ class Timings:
     warm_up_runs: int
     interval_ms: tuple[float, float]
     reached: bool
-    samples_ms: tuple[float, ...] = ()
+    samples_ms: tuple[tuple[float, ...], ...] = ()
 
     @property
     def precision(self) -> float:
@@ -74,6 +74,26 @@ def time_function(
 ) -> Timings:
     """Call `run` again and again and time each call."""
     rule = rule or TimingRule()
+    return summarise([sample(run, rule, clock=clock, progress=progress)], precision=rule.precision)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The runs of one repeat, in milliseconds; the warm-up apart."""
+
+    runs_ms: tuple[float, ...]
+    first_ms: float
+    warm_up_runs: int
+
+
+def sample(
+    run: Callable[[], object],
+    rule: TimingRule,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+    progress: Progress | None = None,
+) -> Sample:
+    """Time calls of `run` until the rule is content."""
     started, before = clock(), clock()
     run()
     first_ms, warm_up = 1e3 * (clock() - before), 1
@@ -90,11 +110,12 @@ def time_function(
         samples.append(1e3 * (clock() - before))
         if progress is not None and len(samples) % LOOK_EVERY == 0:
             progress(_share(samples, rule, clock() - started))
-    return summarise(samples, first_ms=first_ms, warm_up_runs=warm_up, precision=rule.precision)
+    return Sample(tuple(samples), first_ms, warm_up)
 
 
-def summarise(samples: Sequence[float], *, first_ms: float, warm_up_runs: int, precision: float) -> Timings:
-    """Statistics of samples in milliseconds."""
+def summarise(repeats: Sequence[Sample], *, precision: float) -> Timings:
+    """Statistics of all runs of all repeats together."""
+    samples = [run for repeat in repeats for run in repeat.runs_ms]
     low, high = median_interval(samples)
     p50, p90, p99 = (float(value) for value in np.percentile(samples, [50, 90, 99]))
     return Timings(
@@ -105,17 +126,17 @@ def summarise(samples: Sequence[float], *, first_ms: float, warm_up_runs: int, p
         mean_ms=float(np.mean(samples)),
         std_ms=float(np.std(samples, ddof=1)) if len(samples) > 1 else 0.0,
         runs=len(samples),
-        first_ms=first_ms,
-        warm_up_runs=warm_up_runs,
+        first_ms=repeats[0].first_ms,
+        warm_up_runs=sum(repeat.warm_up_runs for repeat in repeats),
         interval_ms=(low, high),
         reached=(high - low) / 2 <= precision * p50,
-        samples_ms=thinned(samples),
+        samples_ms=tuple(thinned(repeat.runs_ms, MOST_SAMPLES // len(repeats)) for repeat in repeats),
     )
 
 
-def thinned(samples: Sequence[float]) -> tuple[float, ...]:
-    """At most `MOST_SAMPLES` of them, evenly, to seven digits: enough to compare two runs by."""
-    step = math.ceil(len(samples) / MOST_SAMPLES)
+def thinned(samples: Sequence[float], most: int) -> tuple[float, ...]:
+    """At most so many of them, evenly, to seven digits: enough to compare two runs by."""
+    step = math.ceil(len(samples) / most)
     return tuple(float(f"{sample:.7g}") for sample in samples[::step])
 
 

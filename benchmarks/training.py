@@ -38,7 +38,7 @@ class EngineResult:
     load_ms: float  # from the start of the process's own code to the first step
     loss_first: float
     loss_last: float
-    samples_ms: tuple[float, ...]  # `benchmarks.timing.Timings.samples_ms`
+    samples_ms: tuple[tuple[float, ...], ...]  # `benchmarks.timing.Timings.samples_ms`
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ def _engine(answer: dict[str, Any], batch: int) -> EngineResult:
     if not all(math.isfinite(loss) for loss in losses):
         raise BenchmarkError(f"the loss is not finite ({losses[0]}, {losses[1]}): nothing was trained")
     low, high = answer.pop("interval_ms")
-    samples = tuple(answer.pop("samples_ms"))
+    samples = tuple(map(tuple, answer.pop("samples_ms")))
     return EngineResult(
         **answer,
         interval_ms=(low, high),

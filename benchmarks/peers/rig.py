@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from typing import Any
 from benchmarks.children import ROOT
 from benchmarks.errors import BenchmarkError
 from benchmarks.peers.plan import Plan, Report, SystemResult
-from benchmarks.processes import Sampler
+from benchmarks.processes import Sampler, tree
 
 LOOK_S = 0.1  # between two looks at the marks
 STOP_S = 20.0
@@ -40,14 +41,19 @@ class Processes:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process, _log in reversed(self._started):
+        started = [process for process, _log in reversed(self._started)]
+        everyone = [pid for process in started for pid in tree(process.pid)]  # Flower's start their own
+        for process in started:
             process.terminate()
-        for process, _log in reversed(self._started):
+        until = time.monotonic() + STOP_S
+        for process in started:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(STOP_S)
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+                process.wait(max(0.0, until - time.monotonic()))
+        for pid in everyone:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for process in started:
+            process.wait()
 
     def start(
         self, name: str, command: Sequence[str], *, environment: Mapping[str, str] | None = None
@@ -62,6 +68,7 @@ class Processes:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **(environment or {})},
                 cwd=self._folder,
+                start_new_session=True,  # Ctrl-C is for us, who end it in good order
             )
         self._started.append((process, log))
         return process
@@ -84,6 +91,7 @@ class Counted:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=our_environment(),
+            start_new_session=True,
         )
         self.bins: list[tuple[float, int, int, int]] = []
         self.port = int((self._process.stdout.readline() if self._process.stdout else b"") or 0)

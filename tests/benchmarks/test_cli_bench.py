@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -20,6 +21,7 @@ from benchmarks.latency import benchmark_latency
 from benchmarks.models import open_model
 from benchmarks.timing import TimingRule
 from compression.models.export import export_model
+from edge_client.runtime import RUNTIMES, runtime_name
 from tests.compression.test_models_export import SHAPE, make_model
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -82,16 +84,63 @@ def test_latency_is_a_table_and_a_verdict(models: Path, capsys: pytest.CaptureFi
     assert "p50 ms" in text and "float32.tflite answers in" in text and "on: " in text
 
 
-def test_the_timing_is_that_of_a_bare_loop(models: Path) -> None:
-    """The smallest of many is compared, since the machine may be busy with other tests."""
+def test_the_median_is_that_of_a_bare_loop_within_3_percent(models: Path) -> None:
+    """By ratio, one right after the other; the machine may be busy, so the best of several tries counts."""
     path = models / "float32.tflite"
-    [result] = benchmark_latency([path], rule=TimingRule(max_s=1.0, min_s=1.0))
-    model, best = open_model(path.read_bytes(), threads=1), float("inf")
-    for _ in range(5000):
-        started = time.perf_counter()
-        model.run()
-        best = min(best, time.perf_counter() - started)
-    assert result.timings.min_ms == pytest.approx(1e3 * best, rel=0.2)
+    ratios = []
+    for _ in range(10):
+        [result] = benchmark_latency([path], rule=TimingRule(max_s=0.5, min_s=0.5))
+        ratios.append(result.timings.p50_ms / (1e3 * bare_median_s(path)))
+        if ratios[-1] == pytest.approx(1.0, abs=0.03):
+            return
+    pytest.fail(f"over a bare loop: {ratios}")
+
+
+def bare_median_s(path: Path) -> float:
+    """Of several interpreters, as `benchmark_latency` takes several."""
+    times = []
+    for _ in range(5):
+        run = open_model(path.read_bytes(), threads=1).run
+        for number in range(3000):
+            started = time.perf_counter()
+            run()
+            times += [time.perf_counter() - started] if number > 100 else []
+    return float(np.median(times))
+
+
+def test_xnnpack_batch_and_pinning_are_in_the_result(
+    models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = models / "float32.tflite"
+    rows = json_of(capsys, "latency", file, "--xnnpack", "on,off", "--batch", "1,4", *QUICK)["models"]
+    assert [(row["xnnpack"], row["batch"]) for row in rows] == [
+        (True, 1),
+        (True, 4),
+        (False, 1),
+        (False, 4),
+    ]
+    assert [row["input_shapes"][0][0] for row in rows] == [1, 4, 1, 4]
+    assert rows[2]["max_difference"] == pytest.approx(0.0, abs=1e-5)  # the plain kernels say the same
+    assert rows[1]["max_difference"] is None  # other shapes
+    assert all(row["pinned"] and row["call_overhead_ms"] >= 0 for row in rows)
+    affinity = os.sched_getaffinity(0)
+    assert json_of(capsys, "latency", file, "--no-pin", *QUICK)["models"][0]["pinned"] is False
+    assert os.sched_getaffinity(0) == affinity
+
+
+def test_a_runtime_by_name_and_one_that_is_nowhere(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = models / "float32.tflite"
+    installed = runtime_name()
+    [row] = json_of(capsys, "latency", file, "--runtimes", installed, *QUICK)["models"]
+    assert row["runtime"].startswith(installed) and row["timings"]["runs"] > 10
+    assert "unknown runtime 'abacus'" in error_of(capsys, "latency", file, "--runtimes", "abacus")
+    missing = next(name for name in RUNTIMES if name != installed)
+    if not has_runtime(missing):
+        assert f"{missing} is not installed here" in error_of(capsys, "latency", file, "--runtimes", missing)
+
+
+def has_runtime(name: str) -> bool:
+    return importlib.util.find_spec(RUNTIMES[name].partition(".")[0]) is not None
 
 
 def test_models_that_cannot_be_measured_are_one_line(
@@ -212,6 +261,8 @@ def test_a_child_that_crashes_or_fails_or_hangs_is_an_error(
         ["latency", "x", "--threads", "0"],
         ["latency", "x", "--precision", "0"],
         ["latency", "x", "--precision", "few"],
+        ["latency", "x", "--xnnpack", "maybe"],
+        ["peers", "--clients", "0"],
         ["train", "--input", "8x8"],
         ["train", "--max-seconds", "soon"],
         ["train", "--optimizer", "none"],
@@ -224,7 +275,12 @@ def test_wrong_usage_is_status_2(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["latency"], ["size"], ["train"], ["wire"], ["accuracy-bytes"], ["environment"]]
+    "command",
+    [
+        [],
+        *[[name] for name in ("latency", "size", "train", "energy", "wire", "accuracy-bytes", "strategies")],
+        *[[name] for name in ("aggregate", "flash", "fleet", "peers", "compare", "report", "environment")],
+    ],
 )
 def test_every_help_ends_with_an_example(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from benchmarks.timing import TimingRule, median_interval, summarise, time_function
+from benchmarks.timing import Sample, TimingRule, median_interval, summarise, time_function
 
 
 class Clock:
@@ -111,7 +111,10 @@ def test_the_interval_holds_the_true_median_in_95_of_100_samples() -> None:
 
 
 def test_a_summary_by_hand() -> None:
-    timings = summarise([1.0, 2.0, 3.0, 4.0, 100.0], first_ms=9.0, warm_up_runs=2, precision=0.01)
+    repeats = [Sample((1.0, 2.0, 3.0), 9.0, 1), Sample((4.0, 100.0), 8.0, 1)]
+    timings = summarise(repeats, precision=0.01)
     assert (timings.p50_ms, timings.min_ms, timings.mean_ms, timings.runs) == (3.0, 1.0, 22.0, 5)
     assert timings.interval_ms == (1.0, 100.0)
+    assert (timings.first_ms, timings.warm_up_runs) == (9.0, 2)
+    assert timings.samples_ms == ((1.0, 2.0, 3.0), (4.0, 100.0))
     assert not timings.reached

@@ -1,0 +1,89 @@
+"""Results kept and shown again."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.cli import main
+from benchmarks.environment import read_environment
+from benchmarks.history import markdown, rows_of
+from benchmarks.history_page import html
+from benchmarks.output import SCHEMA, envelope, read_results
+from tests.benchmarks.tiny import tiny_model
+
+
+def system(**figures: float) -> dict[str, Any]:
+    return {"name": "x", "rounds_s": [1.0], "client_pss_mb": 60.25, **figures}
+
+
+def peers() -> dict[str, Any]:
+    ours, flower = system(round_s=0.5, bytes_up_per_client_round=2500.0), system(round_s=30.0)
+    plain = {"ours": ours, "flower": flower, "verdict": "ours | <b>faster</b>"}
+    return envelope("peers", read_environment(), plain)
+
+
+def test_every_command_writes_the_same_envelope_and_appends_to_a_history(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    history, saved = tmp_path / "deep/history.jsonl", tmp_path / "last.json"
+    model = tiny_model(tmp_path / "model.tflite")
+    quick = ["--max-seconds", "0.2", "--warm-up", "0.01"]
+    assert main(["latency", str(model), *quick, "--history", str(history), "--save", str(saved)]) == 0
+    assert main(["environment", "--history", str(history)]) == 0
+    assert main(["size", str(model), "--history", str(history)]) == 0
+    results = read_results(history)
+    assert [result["benchmark"] for result in results] == ["latency", "environment", "size"]
+    assert all(result["schema"] == SCHEMA and result["environment"]["python"] for result in results)
+    assert read_results(saved) == results[:1]
+    samples = results[0]["models"][0]["timings"]["samples_ms"]
+    assert len(samples) == 5 and all(samples)
+    page = tmp_path / "page.html"
+    capsys.readouterr()
+    assert main(["report", str(history), "--html", str(page)]) == 0
+    assert "| model.tflite, " in capsys.readouterr().out
+    assert "<svg" in page.read_text()
+    assert main(["report", str(history), "--json", "--last", "1"]) == 0
+    assert [each["benchmark"] for each in json.loads(capsys.readouterr().out)] == ["size"]
+
+
+def test_a_table_of_systems() -> None:
+    result = peers()
+    assert [name for name, _ in rows_of(result)] == ["ours", "flower"]
+    text = markdown([result])
+    assert "| ours | 0.500 | 2.50 | - | 60.2 |" in text
+    assert "| flower | 30.000 | - |" in text
+
+
+class Links(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.outside: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        names = ("href", "src", "xlink:href")
+        self.outside += [value for name, value in attrs if name in names and value and value[0] != "#"]
+
+
+def test_the_page_is_self_contained_and_text_stays_text() -> None:
+    page = html([peers()])
+    links = Links()
+    links.feed(page)
+    assert links.outside == [] and "script" not in links.tags and "link" not in links.tags
+    assert links.tags.count("svg") == 3  # the figures that any row has
+    assert "<b>faster" not in page and "&lt;b&gt;faster" in page
+
+
+def test_files_that_hold_no_results_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(tmp_path / "absent.jsonl")]) == 1
+    assert "No such file" in capsys.readouterr().err
+    good = tmp_path / "good.json"
+    good.write_text(json.dumps(peers()))
+    assert main(["report", str(good), "--html", str(tmp_path / "nowhere/page.html")]) == 1
+    assert "nowhere/page.html: No such file" in capsys.readouterr().err
