@@ -247,7 +247,9 @@ class Server:
     def _close(self, command: CloseStage) -> None:
         clients, dropped_bytes = self._client_records(command)
         record = self.stages.close(command, clients, dropped_bytes, clock.now())
-        if not (self._rules.overlapping and command.stage.kind == "train"):
+        if self._rules.overlapping and command.stage.kind == "train":
+            self._uploads.tidy()
+        else:
             self._uploads.clear()
         for device, reason in command.dropped.items():
             what = f"not in {command.stage.kind} of round {command.stage.round}: {reason}"

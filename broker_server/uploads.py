@@ -82,6 +82,11 @@ class Uploads:
         self._waiting.clear()
         self._store.keep_only([])
 
+    def tidy(self) -> None:
+        """A stage is over that others still work for: what is under way stays, what was taken goes."""
+        uploads = (*self._active.values(), *self._waiting.values())
+        self._store.keep_only(upload.ref.digest for upload in uploads)
+
     def _taken(self, device: str, ref: BlobRef) -> bytes:
         data = self._store.read(ref)
         self._active.pop(device, None)

@@ -326,6 +326,18 @@ def test_a_large_update_comes_in_chunks(tmp_path: Path, monkeypatch: pytest.Monk
         desk.intake.on_chunk("pi-1", Chunk(blob=BlobRef.of(payload).digest, index=0), split(payload)[0])
 
 
+def test_where_rounds_overlap_uploads_that_were_taken_leave_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk, payload = big_desk(tmp_path, monkeypatch)
+    upload(desk, "pi-1", payload)
+    other = payload[:-1] + b"x"
+    desk.intake.on_result("pi-2", desk.result(other), b"")
+    desk.intake.on_chunk("pi-2", Chunk(blob=BlobRef.of(other).digest, index=0), split(other)[0])
+    desk.uploads.tidy()
+    assert [path.name for path in (tmp_path / "incoming").iterdir()] == [f"{BlobRef.of(other).digest}.parts"]
+
+
 def test_an_upload_that_ends_after_the_same_update_came_whole_is_harmless(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
