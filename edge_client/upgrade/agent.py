@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,10 +22,12 @@ from edge_client.device import slots
 from edge_client.files import write_atomically
 from edge_client.session.blobs import BlobStore
 from edge_client.upgrade import OUTCOME, STAGED
-from edge_client.upgrade.install import refusal
+from edge_client.upgrade.install import MARK, refusal
 from edge_client.upgrade.package import write_package
 from edge_client.wire.blobs import BlobRef
 from edge_client.wire.messages import Number, Upgrade, UpgradeReport
+
+log = logging.getLogger(__name__)
 
 FOLDER, PACKAGE, MEMORY = "upgrade", "client.upgrade", "memory.json"
 PREFIX_VARIABLE = "BRAMBLE_PREFIX"  # set by the launcher; without it nobody could start another client
@@ -55,6 +58,7 @@ class Upgrader:
     def on_upgrade(self, upgrade: Upgrade, frame: bytes) -> UpgradeReport | None:
         """Take on an upgrade, or say at once why not; a known one gets its report again."""
         if upgrade.number == self._memory.number and self._memory.report is not None:
+            self._ask_root_again()
             return self._memory.report
         if upgrade.number <= self._memory.number and self._asked is None:
             return None
@@ -77,7 +81,7 @@ class Upgrader:
         report = UpgradeReport(number=upgrade.number, build=upgrade.build, outcome="staged")
         self._remember(Memory(upgrade.number, upgrade.build, report))
         self._blobs.path(upgrade.archive.digest).unlink(missing_ok=True)
-        write_atomically(self._folder / STAGED, json.dumps({"number": upgrade.number}).encode())
+        self._ask_root()
         return report
 
     def news(self) -> UpgradeReport | None:
@@ -96,6 +100,19 @@ class Upgrader:
         return None
 
     # ---- inside ----
+
+    def _ask_root(self) -> None:
+        write_atomically(self._folder / STAGED, json.dumps({"number": self._memory.number}).encode())
+
+    def _ask_root_again(self) -> None:
+        """Mend what a power cut between memory and request left; root has not seen this number then."""
+        report, number = self._memory.report, self._memory.number
+        if report is None or report.outcome != "staged" or self._prefix is None:
+            return
+        seen = (slots.read_json(self._prefix / name).get("number") for name in (MARK, OUTCOME))
+        if number not in seen and (self._folder / PACKAGE).exists() and not (self._folder / STAGED).exists():
+            log.info("upgrade %d waits for root still", number)
+            self._ask_root()
 
     def _objection(self, upgrade: Upgrade) -> str:
         if self._prefix is None:

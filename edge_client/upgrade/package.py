@@ -7,6 +7,7 @@ signed for the device's own topic, and the client's archive. So one file is good
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import struct
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ def write_package(path: Path, frame: bytes, archive: Path) -> None:
         file.write(MAGIC + _LENGTH.pack(len(frame)) + frame)
         shutil.copyfileobj(source, file)
         file.flush()
+        os.fsync(file.fileno())  # the request for root is durable, so this must be
     temporary.replace(path)
     sync_directory(path.parent)
 

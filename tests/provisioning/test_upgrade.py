@@ -237,6 +237,32 @@ def test_a_client_that_failed_its_trial_is_reported(case: Case) -> None:
     assert case.upgrader().news() == UpgradeReport(1, 2000, "rolled-back", "not online in 3 starts")
 
 
+def test_a_power_cut_between_memory_and_request_is_mended_when_asked_again(case: Case) -> None:
+    signed = case.signed()
+    staged(case, signed)
+    request = case.state / FOLDER / STAGED
+    request.unlink()
+    assert case.upgrader().on_upgrade(signed.upgrade, signed.frame) == UpgradeReport(1, 2000, "staged")
+    assert slots.read_json(request) == {"number": 1}
+    request.unlink()  # by root, which has refused it
+    slots.write_json(case.prefix / OUTCOME, {"number": 1, "reason": "damaged"})
+    case.upgrader().on_upgrade(signed.upgrade, signed.frame)
+    assert not request.exists()
+
+
+def test_a_package_is_on_the_disk_before_it_has_its_name(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        real(descriptor)
+
+    monkeypatch.setattr("os.fsync", fsync)
+    case.package(case.signed())
+    assert ".some.upgrade.tmp" in synced
+
+
 def test_roots_refusal_is_reported(case: Case) -> None:
     staged(case, case.signed())
     slots.write_json(case.prefix / OUTCOME, {"number": 0, "reason": "of the one before"})
