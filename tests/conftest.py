@@ -6,9 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # before anything imports TensorFlow
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+settings.register_profile("bramble", deadline=None)  # a busy machine, or an emulated one, proves nothing
+settings.load_profile("bramble")
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
