@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from compression.command_line import Commands, command
+from compression.errors import BrambleError
 from edge_client.config import load_config
 from edge_client.device import slots
 from edge_client.options import add_config
@@ -39,7 +40,7 @@ def run_upgrade(arguments: argparse.Namespace) -> int:
     prefix, state = (arguments.root / str(path).lstrip("/") for path in (slots.PREFIX, slots.STATE))
     try:
         upgrade = install_package(arguments.file, load_config(arguments.config), prefix=prefix, state=state)
-    except (UpgradeError, slots.SlotError, OSError) as exc:
+    except (BrambleError, slots.SlotError, OSError) as exc:
         if arguments.outcome:
             number = slots.read_json(arguments.file.with_name(STAGED)).get("number")
             slots.write_json(prefix / OUTCOME, {"number": number, "reason": str(exc)})

@@ -112,14 +112,16 @@ def begin_start(prefix: Path, state: Path) -> tuple[str, bool]:
     trial = trial_of(prefix, state, slot)
     if trial.get("state") == "passed":
         return slot, False
-    starts = int(trial.get("starts", 0)) + 1
-    build = client_of(prefix, slot).get("build")
-    if starts > MAX_STARTS:
+    starts = int(trial.get("starts", 0))
+    mark = {"build": client_of(prefix, slot).get("build"), "state": "on trial", "starts": starts + 1}
+    if starts >= MAX_STARTS:
         reason = f"not online in {MAX_STARTS} starts"
-        write_json(state / TRIAL, {"build": build, "state": "failed", "starts": starts - 1, "reason": reason})
+        mark |= {"state": "failed", "starts": starts, "reason": reason}
+    try:
+        write_json(state / TRIAL, mark)
+    except OSError:  # no room, as a rule: a start that is not counted could be repeated for ever
         return str(pointer["previous"]), False
-    write_json(state / TRIAL, {"build": build, "state": "on trial", "starts": starts})
-    return slot, True
+    return (slot, True) if starts < MAX_STARTS else (str(pointer["previous"]), False)
 
 
 def passed(state: Path) -> bool:

@@ -203,6 +203,9 @@ def test_by_hand(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
     assert "a replay" in capsys.readouterr().err
     word = slots.read_json(case.prefix / OUTCOME)
     assert word["number"] == 1 and "a replay" in word["reason"]
+    settings.write_text("name = 1")
+    assert edge_main(arguments) == 1
+    assert "a replay" not in slots.read_json(case.prefix / OUTCOME)["reason"]  # this word reaches the fleet too
 
 
 # ---- the agent's half ----

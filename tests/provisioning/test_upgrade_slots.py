@@ -87,6 +87,20 @@ def test_after_a_failed_trial_the_next_client_takes_the_failed_ones_place(
     assert trial(state)["starts"] == 1
 
 
+def test_where_a_start_cannot_be_counted_the_client_before_runs(
+    tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix = two(tmp_path, state)
+
+    def full(*_arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(slots, "write_json", full)
+        assert slots.begin_start(prefix, state) == ("a", False)
+    assert slots.begin_start(prefix, state) == ("b", True)  # its trial begins when there is room again
+
+
 def test_a_client_that_failed_without_a_network_can_be_tried_again(tmp_path: Path, state: Path) -> None:
     prefix = two(tmp_path, state)
     for _ in range(4):
