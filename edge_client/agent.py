@@ -23,6 +23,7 @@ from pathlib import Path
 from edge_client import health
 from edge_client.config import EdgeConfig
 from edge_client.data import DataSource, summarise
+from edge_client.data.errors import reason_for_server
 from edge_client.device.slots import passed
 from edge_client.enrolment.steps import Steps
 from edge_client.inference.aftercare import Aftercare
@@ -287,7 +288,7 @@ class Agent:
             raise  # it is fetched again, and the task is tried again
         except Exception as exc:  # whatever a task brings out in a trainer or in the data
             log.exception("task %d failed", task.number)
-            outcome = Outcome(Result(task=task.number, status="failed", reason=str(exc)[:500]))
+            outcome = Outcome(Result(task=task.number, status="failed", reason=reason_for_server(exc)))
         self._state.keep_pending(outcome.result, outcome.payload, outcome.kept)
         self._task = None if self._task is task else self._task
         self._give_up_at = None

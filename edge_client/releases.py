@@ -13,6 +13,7 @@ from typing import Literal
 from compression.spec import ModelSpec
 from compression.updates import CodecError
 from edge_client.data import LocalData
+from edge_client.data.errors import reason_for_server
 from edge_client.health import health
 from edge_client.inference.answering import at_home
 from edge_client.inference.gate import (
@@ -136,7 +137,7 @@ class Installer:
             raise
         except Exception as exc:  # whatever a model brings out in the runtime, the data or the slots
             log.exception("release %d cannot be installed", release.version)
-            verdict, reference = refusal(str(exc)), None
+            verdict, reference = refusal(reason_for_server(exc)), None
         return self._report(release, verdict, reference)
 
     def replayed(self, release: Release) -> ReleaseReport:

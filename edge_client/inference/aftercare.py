@@ -15,6 +15,7 @@ import numpy as np
 from compression.errors import BrambleError
 from compression.spec import ModelSpec
 from edge_client.data import LocalData
+from edge_client.data.errors import reason_for_server
 from edge_client.inference.gate import score_of
 from edge_client.inference.latency import measure_latency
 from edge_client.inference.predictor import Predictor
@@ -75,7 +76,9 @@ class Aftercare:
             blank = np.zeros(model.spec.input.shape, np.float32)
             latency = measure_latency(predictor, blank, runs=RUNS, budget_s=BUDGET_S)
         except (BrambleError, MemoryError) as exc:
-            return ModelHealth(version=model.version, problem=str(exc)[:500] or "no memory", **counts)
+            log.warning("model %d cannot be tried again: %s", model.version, exc)
+            problem = reason_for_server(exc) or "no memory"
+            return ModelHealth(version=model.version, problem=problem, **counts)
         return ModelHealth(
             version=model.version,
             accuracy=score.accuracy,

@@ -12,6 +12,7 @@ import pytest
 
 from compression.updates import pack_model
 from edge_client.agent import FIRST_REST_S, GIVE_UP_S, OFFER_RETRY_S, Agent
+from edge_client.data.errors import NOT_TOLD, DataError
 from edge_client.files import write_atomically
 from edge_client.session.blobs import BlobError
 from edge_client.session.inbox import ConnectionChange
@@ -77,6 +78,22 @@ def performing(case: Case, monkeypatch: pytest.MonkeyPatch, batches: Callable[[i
 
     monkeypatch.setattr(case.agent._workshop, "perform", perform)
     return done
+
+
+@pytest.mark.parametrize(
+    "error",
+    [DataError("scans/meier.png: label 'c' is not one of the classes"), OSError(13, "no", "meier.png")],
+)
+def test_no_file_name_leaves_the_device_with_a_failure(
+    case: Case, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def batches(_: int) -> None:
+        raise error
+
+    performing(case, monkeypatch, batches)
+    case.step(statistics(3))
+    (result,) = [message for message in case.session.out if isinstance(message, Result)]
+    assert (result.status, result.reason) == ("failed", NOT_TOLD)
 
 
 # ---- while it trains ----
