@@ -85,4 +85,6 @@ def _identity(card: Card) -> list[SystemFile]:
 
 
 def _data_path(card: Card) -> str:
-    return card.data.source.partition(":")[2]
+    """What the service must see: of a list of pictures the folder, since the pictures lie beside it."""
+    kind, _, path = card.data.source.partition(":")
+    return str(PurePosixPath(path).parent) if kind == "csv" else path

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from edge_client.config import load_config
+from edge_client.config import DataConfig, load_config
 from edge_client.device import installer as installer_module
 from edge_client.device.installer import Installer, InstallError
 from edge_client.device.program import main as device_main
 from edge_client.device.status import copy_status, status_line
+from provisioning.bundle.entries import SystemFile, entries
 from provisioning.bundle.errors import BundleError
 from provisioning.bundle.payload import bundle_files, payload, write_bundle
 from provisioning.bundle.program import device_program
@@ -82,6 +83,18 @@ def test_a_prebaked_card_has_nothing_secret_on_the_boot_partition(tmp_path: Path
     wanted = "/etc/systemd/system/multi-user.target.wants"
     assert links[f"{wanted}/bramble-edge.service"] == "../bramble-edge.service"
     assert f"{wanted}/bramble-install.service" not in links
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [("csv:/home/pi/scans/list.csv", "/home/pi/scans"), ("table:/home/pi/rows.csv", "/home/pi/rows.csv")],
+)
+def test_the_service_sees_the_pictures_that_a_list_in_a_home_names(
+    tmp_path: Path, source: str, shown: str
+) -> None:
+    files = {entry.path: entry for entry in entries(card(tmp_path, data=DataConfig(source)), from_boot=False)}
+    unit = files["/etc/systemd/system/bramble-edge.service"]
+    assert isinstance(unit, SystemFile) and f"BindReadOnlyPaths=-{shown}\n".encode() in unit.content
 
 
 def test_a_bundle_lies_on_the_boot_partition_and_runs_once(tmp_path: Path) -> None:

@@ -205,7 +205,8 @@ def test_by_hand(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
     assert word["number"] == 1 and "a replay" in word["reason"]
     settings.write_text("name = 1")
     assert edge_main(arguments) == 1
-    assert "a replay" not in slots.read_json(case.prefix / OUTCOME)["reason"]  # this word reaches the fleet too
+    word = slots.read_json(case.prefix / OUTCOME)  # this one reaches the fleet too
+    assert word["number"] == 1 and "a replay" not in word["reason"]
 
 
 # ---- the agent's half ----
