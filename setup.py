@@ -59,6 +59,9 @@ DEV = [
     "types-PyYAML",
 ]
 
+# For `bramble-bench peers`, in an environment of its own: its versions are not ours.
+PEERS = ["flwr>=1.40,<2"]
+
 PACKAGES = ["benchmarks", "broker_server", "compression", "edge_client", "provisioning"]
 
 setup(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 
 from benchmarks.aggregate import AggregateResult, benchmark_aggregate, verdict
 from benchmarks.environment import read_environment
+from benchmarks.output import add_saving, emit
 from compression.command_line import Commands, command, count
 from compression.progress import progress_bar
 from compression.text_table import bytes_text, text_table
@@ -29,6 +29,7 @@ def add_aggregate(commands: Commands) -> None:
         "--parameters", type=count, default=1_000_000, metavar="N", help="default: %(default)s"
     )
     parser.add_argument("--codec", choices=sorted(PROFILES), default="safe", help="default: %(default)s")
+    add_saving(parser)
 
 
 def run_aggregate(arguments: argparse.Namespace) -> int:
@@ -39,12 +40,8 @@ def run_aggregate(arguments: argparse.Namespace) -> int:
             arguments.updates, arguments.parameters, codec=arguments.codec, report=report
         )
     words = verdict(result)
-    if arguments.json:
-        shared = {"benchmark": "aggregate", "environment": asdict(environment)}
-        print(json.dumps({**shared, **asdict(result), "verdict": words}, indent=2))
-    else:
-        print(f"{_text(result)}\n\n{words}\n\non: {environment.label}")
-    return 0
+    plain = asdict(result) | {"verdict": words}
+    return emit(arguments, "aggregate", environment, plain, f"{_text(result)}\n\n{words}")
 
 
 def _text(result: AggregateResult) -> str:

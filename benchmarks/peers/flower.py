@@ -40,7 +40,7 @@ CONNECTION = (
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 START_S = 60.0
 VENV = Path.home() / ".local/share/bramble/flower"  # where one is looked for
-HOW = "python3 -m venv {0} && {0}/bin/pip install flwr"
+HOW = "python3 -m venv {0} && {0}/bin/pip install 'flwr>=1.40,<2'"  # as the extra `peers` in setup.py
 
 
 def find_flower(python: Path | None) -> tuple[Path, str]:

@@ -42,7 +42,7 @@ def test_a_fleet_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_an_environment_without_flower_names_the_command() -> None:
-    with pytest.raises(BenchmarkError, match=r"has no Flower; .*pip install flwr"):
+    with pytest.raises(BenchmarkError, match=r"has no Flower; .*pip install 'flwr"):
         find_flower(Path(sys.executable))
     with pytest.raises(BenchmarkError, match="does not run"):
         find_flower(Path("/nowhere/python"))
@@ -50,7 +50,7 @@ def test_an_environment_without_flower_names_the_command() -> None:
 
 def test_peers_without_flower_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["peers", "--flower-python", "/nowhere/bin/python"]) == 1
-    assert "python3 -m venv /nowhere && /nowhere/bin/pip install flwr" in capsys.readouterr().err
+    assert "python3 -m venv /nowhere && /nowhere/bin/pip install 'flwr>=1.40,<2'" in capsys.readouterr().err
 
 
 @pytest.mark.slow
