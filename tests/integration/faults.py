@@ -21,6 +21,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from compression.records import Record, dumps, loads
 from tests.integration.points import arm
 
@@ -35,6 +37,7 @@ class Faults(Record):
     Attributes:
         at: the named point at which it happens; empty for nowhere.
         kill: process to be killed there; 0 for the process itself.
+        family: the process's children are killed with it, as in a power cut.
         freeze: it is stopped there, until somebody sends SIGCONT; not killed.
         jump_s: seconds that the clock jumps there; nobody is killed then. At once without a point.
         unreliable: every message comes twice, some in another order, and again much later.
@@ -44,6 +47,7 @@ class Faults(Record):
 
     at: str = ""
     kill: int = 0
+    family: bool = False
     freeze: bool = False
     jump_s: float = 0.0
     unreliable: bool = False
@@ -72,6 +76,8 @@ class Faults(Record):
             jump(self.jump_s)
             print(f"the clock jumps by {self.jump_s:g} s", file=sys.stderr)
         else:
+            for child in psutil.Process().children(recursive=True) if self.family else ():
+                child.kill()
             os.kill(self.kill or os.getpid(), signal.SIGSTOP if self.freeze else signal.SIGKILL)
 
 

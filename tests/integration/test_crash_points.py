@@ -166,11 +166,11 @@ def test_the_server_killed_at_a_point(fleet: FaultyFleet, undisturbed: tuple[str
         "commit-done-before-the-next-task",
     ],
 )
-def test_the_server_killed_with_its_own_broker(
+def test_the_power_of_server_and_broker_fails_at_a_point(
     tmp_path: Path, undisturbed: tuple[str, Path], point: str
 ) -> None:
-    with faulty_fleet(tmp_path, undisturbed[1], "mosquitto") as fleet:  # it ends with the server
-        fleet.once["server"] = Faults(at=point, program=fleet.always.program)
+    with faulty_fleet(tmp_path, undisturbed[1], "mosquitto") as fleet:  # what it held is gone, too
+        fleet.once["server"] = Faults(at=point, family=True, program=fleet.always.program)
         fleet.start_all()
         fleet.wait_killed("server")
         fleet.start_server()
