@@ -23,7 +23,7 @@ from edge_client.wire.frame import MAX_FRAME_BYTES
 from edge_client.wire.topics import AGGREGATOR, CHUNK, MESSAGE, STATUS, Topics
 
 TOPICS = Topics("test")
-WAIT_S = 15.0
+WAIT_S = 60.0  # a busy machine: it is not what is measured here
 
 
 @pytest.fixture(scope="module", params=["embedded", pytest.param("mosquitto", marks=pytest.mark.mosquitto)])
