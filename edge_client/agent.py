@@ -80,7 +80,7 @@ class Agent:
         self._blobs = BlobStore(Path(config.state) / "blobs")
         self._rng = random.Random()  # noqa: S311 - spreads retries, guards nothing
         self._downloads = Downloads(self._blobs, self._rng)
-        self._workshop = Workshop(config, self._state, self._blobs)
+        self._workshop = Workshop(config, self._state, self._blobs, self._manager.alive)
         self._installer = Installer(self._state, self._blobs, self._workshop)
         self._aftercare = Aftercare(
             self._state.directory / FOLDER,

@@ -36,6 +36,7 @@ from edge_client.wire.variates import variate_digest
 log = logging.getLogger(__name__)
 
 Cancelled = Callable[[], bool]
+Alive = Callable[[], None]
 T = TypeVar("T")
 
 
@@ -63,12 +64,18 @@ class Trained:
 
 
 class Workshop:
-    """The bundle, the trainer and the data of one device, loaded when first needed."""
+    """The bundle, the trainer and the data of one device, loaded when first needed.
 
-    def __init__(self, config: EdgeConfig, state: DeviceState, blobs: BlobStore) -> None:
+    `alive` is called often while it reads and evaluates examples, which may take a small board hours.
+    """
+
+    def __init__(
+        self, config: EdgeConfig, state: DeviceState, blobs: BlobStore, alive: Alive = lambda: None
+    ) -> None:
         self._config = config
         self._state = state
         self._blobs = blobs
+        self._alive = alive
         self._source = DataSource.parse(config.data.source, label_column=config.data.label_column)
         self._digest = ""
         self._trainer: LiteRTTrainer | None = None
@@ -91,7 +98,8 @@ class Workshop:
         trainer.set_weights(base)
         evaluation = self.evaluate(trainer, data)
         if task.kind == "evaluate":
-            outcome = Outcome(replace(self._result(task), calibration=calibration_sums(trainer, data)))
+            sums = calibration_sums(trainer, data, self._alive)
+            outcome = Outcome(replace(self._result(task), calibration=sums))
         elif task.kind == "finetune":
             outcome = self._fine_tune(task, trainer, data, base, cancelled)
         else:
@@ -118,6 +126,7 @@ class Workshop:
             validation_fraction=self._config.data.validation_fraction,
             seed=self._config.data.seed,
             cache=self._state.directory / "cache",
+            progress=lambda _done, _total: self._alive(),
         )
 
     def weights(self, ref: WeightsRef, spec: ModelSpec) -> Weights:
@@ -144,7 +153,12 @@ class Workshop:
         """How the trainer's weights do on the device's validation examples; None without any."""
         if not len(data.validation_index):
             return None
-        return trainer.evaluate(batches(data, data.validation_index, trainer.spec))
+        return trainer.evaluate(self._heard(batches(data, data.validation_index, trainer.spec)))
+
+    def _heard(self, source: Iterator[Batch]) -> Iterator[Batch]:
+        for batch in source:
+            self._alive()
+            yield batch
 
     # ---- the kinds of tasks ----
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -26,15 +27,19 @@ class Predicts(Protocol):
         """Probabilities [N, classes] of preprocessed examples."""
 
 
-def calibration_sums(model: Predicts, data: LocalData) -> CalibrationSums:
-    """Losses over the validation examples, moments over the training examples."""
+def calibration_sums(
+    model: Predicts, data: LocalData, alive: Callable[[], None] = lambda: None
+) -> CalibrationSums:
+    """Losses over the validation examples, moments over the training examples; `alive` before each batch."""
     chosen = data.train_index
     if len(chosen) > MAX_DESCRIBED:
         chosen = chosen[np.linspace(0, len(chosen) - 1, MAX_DESCRIBED).astype(int)]
     total = CalibrationSums()
     for batch in batches(data, chosen, model.spec):
+        alive()
         total += moments(describe(batch.inputs[batch.weights > 0], model.spec.input))
     for batch in batches(data, data.validation_index, model.spec):
+        alive()
         real = batch.weights > 0
         losses = temperature_losses(model.predict(batch.inputs[real]), batch.labels[real])
         total += replace(CalibrationSums(), examples=int(real.sum()), losses=losses)

@@ -12,6 +12,7 @@ import pytest
 from compression.records import loads
 from compression.spec import TableInput, weights_digest
 from compression.updates import decode_update, pack_model
+from edge_client import work
 from edge_client.config import DataConfig, EdgeConfig
 from edge_client.data import ColumnStatistics
 from edge_client.session.address import BrokerAddress
@@ -125,6 +126,26 @@ def test_a_lossy_codec_keeps_the_rest_for_the_next_time(device, program) -> None
     outcome = workshop.perform(task, never)
     owed = np.concatenate([array.ravel() for array in outcome.kept["residual"].values()])
     np.testing.assert_allclose(delta_of(program, outcome.payload) + owed, exact, atol=1e-5)
+
+
+def test_the_watchdog_hears_of_examples_that_are_read_and_evaluated(
+    device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten minutes without a word end the service: for a large folder on a small board again and again."""
+    workshop, task = device(kind="evaluate", training=None)
+    heard: list[str] = []
+    monkeypatch.setattr(workshop, "_alive", lambda: heard.append("alive"))
+    read = work.load_data
+
+    def reading(*arguments: object, progress: Callable[[int, int], None], **options: object) -> object:
+        progress(1, 2)
+        heard.append("read")
+        return read(*arguments, **options)
+
+    monkeypatch.setattr(work, "load_data", reading)
+    workshop.perform(task, never)
+    assert heard[:2] == ["alive", "read"]
+    assert heard[2:] == ["alive"] * (2 + 6 + 2)  # batches of 16: 24 to evaluate; 96 and 24 to calibrate
 
 
 def test_evaluation_alone_sends_no_update(device) -> None:
