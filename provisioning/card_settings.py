@@ -176,8 +176,8 @@ def _identity(name: str, settings: CardSettings, secrets: Secrets) -> EnrolmentT
     token = secrets.get(_of(name, settings.token_file), TOKEN, f"Enrolment token of {name}")
     if token is None:
         raise CardError(
-            f"card {name} has no identity: give token_file (made with `bramble-provision token issue`), --ca to "
-            "flash and image where the authority is at hand, or certificate_file and key_file where no "
+            f"card {name} has no identity: give token_file (made with `bramble-provision token issue`), --ca "
+            "to flash and image where the authority is at hand, or certificate_file and key_file where no "
             "enrolment is possible"
         )
     return EnrolmentToken(token)

@@ -94,9 +94,9 @@ def run_flash(arguments: argparse.Namespace) -> int:
         raise
     if arguments.register:
         note_outcomes(arguments.register, plan, outcomes)
+    _print(arguments, plan, outcomes)  # first: whatever fails now, the cards are as they are
     if arguments.ca:
         _tell_the_fleet(arguments.ca, outcomes)
-    _print(arguments, plan, outcomes)
     return 0 if all(outcome.state == "done" for outcome in outcomes) else 1
 
 
@@ -152,7 +152,11 @@ def _confirm(arguments: argparse.Namespace, plan: FlashPlan) -> None:
     if arguments.json or not sys.stdin.isatty():
         raise RefusedError("nobody is there to be asked: look at --dry-run, then add --yes")
     names = " and ".join(str(destination.path) for destination in plan.destinations)
-    if input(f"\nErase {names}? Type yes: ").strip() != "yes":
+    try:
+        answer = input(f"\nErase {names}? Type yes: ").strip()
+    except EOFError:  # Ctrl-D
+        answer = ""
+    if answer != "yes":
         raise FlashError("nothing was written")
 
 

@@ -205,7 +205,10 @@ def _line(entry: Issued) -> str:
 def _confirmed(question: str) -> bool:
     if not sys.stdin.isatty():
         return False
-    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:  # Ctrl-D
+        return False
 
 
 def _tell(args: argparse.Namespace, facts: Mapping[str, Any], text: str) -> int:

@@ -89,6 +89,12 @@ def test_nothing_happens_without_a_yes(
     assert "add --yes" in failure(capsys, image, "--device", card, "--json")
     monkeypatch.setattr(builtins, "input", lambda _question: "y")
     assert "nothing was written" in failure(capsys, image, "--device", card)
+
+    def end_of_file(_question: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr(builtins, "input", end_of_file)  # Ctrl-D
+    assert "nothing was written" in failure(capsys, image, "--device", card)
     assert not card.exists()
     monkeypatch.setattr(builtins, "input", lambda _question: "yes")
     assert main(["flash", str(image), "--device", str(card)]) == 0
