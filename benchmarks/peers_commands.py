@@ -113,10 +113,10 @@ def _table(results: Sequence[SystemResult]) -> str:
         ("client PSS MB", [f"{result.client_pss_mb:.1f}" for result in results]),
         ("client RSS MB", [f"{result.client_rss_mb:.1f}" for result in results]),
         ("client processes", [str(result.client_processes) for result in results]),
-        ("client CPU s a round", [f"{result.client_cpu_s_per_round:.3f}" for result in results]),
+        ("client CPU s a round", [_or_dash(result.client_cpu_s_per_round, ".3f") for result in results]),
         ("server and broker PSS MB", [f"{result.server_pss_mb:.1f}" for result in results]),
         ("server and broker RSS MB", [f"{result.server_rss_mb:.1f}" for result in results]),
-        ("server CPU s a round", [f"{result.server_cpu_s_per_round:.3f}" for result in results]),
+        ("server CPU s a round", [_or_dash(result.server_cpu_s_per_round, ".3f") for result in results]),
         ("broker PSS MB", [_or_dash(result.broker_pss_mb, ".1f") for result in results]),
         ("broker CPU s a round", [_or_dash(result.broker_cpu_s_per_round, ".4f") for result in results]),
     ]

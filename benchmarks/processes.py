@@ -15,6 +15,7 @@ from pathlib import Path
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 PROC = Path("/proc")
+MIN_SAMPLES = 4  # between two moments, to know the processor time between them
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +100,15 @@ class Sampler:
         """The sample with the most memory."""
         return max(self.samples[name], key=lambda sample: sample.pss_mb)
 
-    def cpu_s(self, name: str, start: float, end: float) -> float:
-        """Processor seconds between two moments of `time.monotonic`, by the samples next to them."""
-        nearest = [min(self.samples[name], key=lambda s: abs(s.at - moment)) for moment in (start, end)]
-        return nearest[1].cpu_s - nearest[0].cpu_s
+    def cpu_s(self, name: str, start: float, end: float) -> float | None:
+        """Processor seconds between two moments of `time.monotonic`, by the samples next to them.
+
+        None where these are too far apart to say: less than four times `every_s`.
+        """
+        if end - start < MIN_SAMPLES * self.every_s:
+            return None
+        first, last = (min(self.samples[name], key=lambda s: abs(s.at - moment)) for moment in (start, end))
+        return (last.cpu_s - first.cpu_s) / (last.at - first.at) * (end - start)
 
     def _watch(self) -> None:
         self.look()

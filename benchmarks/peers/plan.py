@@ -59,7 +59,7 @@ class SystemResult:
         client_pss_mb: median over the clients of each one's highest sample, all its processes together.
         client_processes: of one client, at that moment.
         server_pss_mb: highest sample of the server and all its children, the broker included.
-        client_cpu_s_per_round: seconds of a processor.
+        client_cpu_s_per_round: seconds of a processor, as the others; None after too short a time to know.
     """
 
     name: str
@@ -75,10 +75,10 @@ class SystemResult:
     client_pss_mb: float
     client_rss_mb: float
     client_processes: int
-    client_cpu_s_per_round: float
+    client_cpu_s_per_round: float | None
     server_pss_mb: float
     server_rss_mb: float
-    server_cpu_s_per_round: float
+    server_cpu_s_per_round: float | None
     broker_pss_mb: float | None
     broker_cpu_s_per_round: float | None
     note: str

@@ -194,7 +194,11 @@ def summarise(
     first_up, first_down, _ = relay.between(started, ends[0])
     clients = [f"client-{number}" for number in range(plan.clients)]
     peaks = [sampler.peak(client) for client in clients]
-    cpu = {each: sampler.cpu_s(each, ends[0], ends[-1]) / rounds for each in sampler.roots}
+    cpu = {
+        each: seconds / rounds
+        for each in sampler.roots
+        if (seconds := sampler.cpu_s(each, ends[0], ends[-1])) is not None
+    }
     server, broker = sampler.peak("server"), sampler.peak("broker") if "broker" in sampler.roots else None
     share = plan.clients * rounds
     durations = tuple(later - earlier for earlier, later in itertools.pairwise(ends))
@@ -212,11 +216,11 @@ def summarise(
         client_pss_mb=statistics.median(peak.pss_mb for peak in peaks),
         client_rss_mb=statistics.median(peak.rss_mb for peak in peaks),
         client_processes=max(peak.processes for peak in peaks),
-        client_cpu_s_per_round=statistics.mean(cpu[client] for client in clients),
+        client_cpu_s_per_round=statistics.mean(cpu[client] for client in clients) if cpu else None,
         server_pss_mb=server.pss_mb + (broker.pss_mb if broker else 0.0),
         server_rss_mb=server.rss_mb + (broker.rss_mb if broker else 0.0),
-        server_cpu_s_per_round=cpu["server"],
+        server_cpu_s_per_round=cpu.get("server"),
         broker_pss_mb=broker.pss_mb if broker else None,
-        broker_cpu_s_per_round=cpu["broker"] if broker else None,
+        broker_cpu_s_per_round=cpu.get("broker"),
         note=note,
     )
