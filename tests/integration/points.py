@@ -64,8 +64,8 @@ RELEASE = {
 }
 
 
-def _is_result(_path: Any, *_arguments: Any) -> bool:
-    return bool(_path.name == "result.json")
+def _is_result(path: Any, *_arguments: Any) -> bool:
+    return bool(path.name == "result.json")
 
 
 def _sends_a_result(_agent: Any, message: Any, *_arguments: Any) -> bool:
