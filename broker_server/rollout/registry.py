@@ -16,7 +16,6 @@ from broker_server.store.ledger import MAX_RECORD_BYTES
 from broker_server.store.models import ModelRow, ModelStore
 from compression.records import Between, Length, Record, dumps, loads
 from edge_client.session.blobs import BlobStore
-from edge_client.wire.blobs import BlobRef
 from edge_client.wire.errors import WireError
 from edge_client.wire.messages import Release
 from edge_client.wire.signer import Signer
@@ -104,10 +103,3 @@ def keep_files(release: Release, artefacts: BlobStore, models: BlobStore) -> Non
     for ref in (release.model, release.bundle, release.weights.full, *steps):
         if not models.has(ref):
             models.put(artefacts.read(ref))
-
-
-def files_of(release: Release) -> list[BlobRef]:
-    """Every blob that a device may ask for because of a release."""
-    steps = [step.blob for step in release.weights.steps]
-    sources = [source.blob for source in release.sources]
-    return [release.model, release.bundle, release.weights.full, *steps, *sources]

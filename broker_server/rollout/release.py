@@ -130,7 +130,6 @@ class Rollout:
             self._observer.note(Note(f"making the {self._config.release.recipe} model"))
             record = self.maker.from_weights(self.next_version(), self.current)
             self.registry.add(record)
-            self._ledger.keep_release(record.release)
             made.append(record)
         elif any(state.version == made[-1].version for state in self.store.rollouts(RolloutState)):
             return

@@ -16,7 +16,7 @@ from typing import IO, TypeVar
 
 from compression.errors import BrambleError
 from compression.records import Record, dumps, loads
-from edge_client.wire.messages import Hello, Release, ReleaseReport, Result, Task
+from edge_client.wire.messages import Hello, ReleaseReport, Result, Task
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -36,7 +36,6 @@ CREATE TABLE IF NOT EXISTS versions (version INTEGER PRIMARY KEY, record TEXT NO
 CREATE TABLE IF NOT EXISTS rounds (round INTEGER PRIMARY KEY, record TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS incidents (
     at REAL NOT NULL, who TEXT NOT NULL, what TEXT NOT NULL, remedy TEXT NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS releases (version INTEGER PRIMARY KEY, release TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS release_reports (
     version INTEGER NOT NULL, device TEXT NOT NULL, report TEXT NOT NULL,
     PRIMARY KEY (version, device)) STRICT;
@@ -243,15 +242,6 @@ class Ledger:
         ]
 
     # ---- releases ----
-
-    def keep_release(self, release: Release) -> None:
-        """A model is about to be published."""
-        self._db.execute("INSERT INTO releases VALUES (?, ?)", (release.version, _text(release)))
-
-    def last_release(self) -> Release | None:
-        """The newest release."""
-        row = self._db.execute("SELECT release FROM releases ORDER BY version DESC LIMIT 1").fetchone()
-        return _record(Release, row[0]) if row else None
 
     def keep_release_report(self, device: str, report: ReleaseReport) -> None:
         """What became of a release on a device; the newest word counts."""
