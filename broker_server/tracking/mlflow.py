@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -78,7 +79,8 @@ class MlflowObserver(NullObserver):
 
     def close(self) -> None:
         """Send what waits, for a while, and end the run."""
-        self._queue.put(None)
+        with contextlib.suppress(queue.Full):  # a server that is away: what waits is lost, the run has ended
+            self._queue.put(None, timeout=CLOSE_S)
         self._thread.join(CLOSE_S)
         try:
             self._client.set_terminated(self._run_id)

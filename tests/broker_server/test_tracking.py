@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections import defaultdict
 from pathlib import Path
 
@@ -104,6 +105,31 @@ def test_mlflow_has_a_run_that_a_restart_goes_on_with(
     assert run.data.params == {"rounds.rounds": "2"} and run.info.status == "FINISHED"
     history = client.get_metric_history(run.info.run_id, "round/accuracy")
     assert [(metric.step, metric.value) for metric in history] == [(1, 0.5), (2, 0.75)]
+
+
+def test_a_tracking_server_that_is_away_does_not_hold_up_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mlflow", reason="the extra `mlflow` is not installed")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setattr("broker_server.tracking.mlflow.WAITING", 1)
+    monkeypatch.setattr("broker_server.tracking.mlflow.CLOSE_S", 0.01)
+    at_work, back = threading.Event(), threading.Event()
+    observer = MlflowObserver(f"file:{tmp_path / 'mlruns'}", "ward", {}, tmp_path)
+
+    def away(*_: object, **__: object) -> None:
+        at_work.set()
+        back.wait()
+
+    monkeypatch.setattr(observer._client, "log_batch", away)
+    observer.round_finished(finished(1, 0.5))
+    at_work.wait()
+    observer.round_finished(finished(2, 0.5))  # the queue is full
+    closing = threading.Thread(target=observer.close, daemon=True)
+    closing.start()
+    closing.join(60.0)
+    assert not closing.is_alive()
+    back.set()
 
 
 def test_mlflow_that_is_not_there_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
