@@ -74,7 +74,7 @@ def _wheelhouses(
         if named is None:
             raise CardError(
                 f"card {card.name}: no client to put on it; give --wheelhouse FOLDER, "
-                f"made with: bramble-provision wheelhouse --target {card.target}"
+                f"made with: bramble-provision wheelhouse --target {card.target} --out FOLDER"
             )
         folder = Path(str(named).replace("{target}", card.target))
         if folder not in held:

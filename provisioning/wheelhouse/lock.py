@@ -68,7 +68,8 @@ def read_lock(folder: Path) -> Lock:
         return loads(Lock, path.read_bytes(), max_bytes=MAX_LOCK_BYTES)
     except FileNotFoundError as exc:
         raise WheelhouseError(
-            f"{folder} is not a wheelhouse; make one: bramble-provision wheelhouse --out {folder}"
+            f"{folder} is not a wheelhouse; make one: bramble-provision wheelhouse --target SYSTEM "
+            f"--out {folder}"
         ) from exc
     except RecordError as exc:
         raise WheelhouseError(f"{path} is damaged ({exc}): remove it and make it again") from exc

@@ -111,7 +111,9 @@ def open_wheelhouse(folder: Path) -> Wheelhouse:
     """A wheelhouse that was made before; `WheelhouseError` unless archive and site tree are as locked."""
     lock = read_lock(folder)
     if not _is_whole(folder, lock):
-        raise WheelhouseError(f"{folder} is damaged; mend it: bramble-provision wheelhouse --out {folder}")
+        raise WheelhouseError(
+            f"{folder} is damaged; mend it: bramble-provision wheelhouse --target {lock.target} --out {folder}"
+        )
     return Wheelhouse(folder, lock, changed=False)
 
 
