@@ -112,7 +112,8 @@ def open_wheelhouse(folder: Path) -> Wheelhouse:
     lock = read_lock(folder)
     if not _is_whole(folder, lock):
         raise WheelhouseError(
-            f"{folder} is damaged; mend it: bramble-provision wheelhouse --target {lock.target} --out {folder}"
+            f"{folder} is damaged; mend it: bramble-provision wheelhouse --target {lock.target} "
+            f"--out {folder}"
         )
     return Wheelhouse(folder, lock, changed=False)
 

@@ -10,9 +10,11 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from edge_client.device.slots import TRIAL_S
 from provisioning.systemd.units import (
     EDGE,
     ENROL,
+    FIRST_START_S,
     INSTALL,
     STATUS,
     UPGRADE,
@@ -88,6 +90,11 @@ def test_the_client_is_watched_limited_and_always_started_again() -> None:
 def test_examples_in_a_home_are_shown_to_the_service_and_nothing_else_of_it(data: str, bound: str) -> None:
     service = parsed(edge_unit(data))["Service"]
     assert (service["ProtectHome"], service["BindReadOnlyPaths"]) == ("tmpfs", bound)
+
+
+def test_a_trial_outlasts_the_slowest_start_that_is_allowed() -> None:
+    """Or a device with many examples would go back from every new client."""
+    assert TRIAL_S > FIRST_START_S
 
 
 def test_what_starts_at_boot() -> None:
