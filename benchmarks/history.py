@@ -26,6 +26,10 @@ class Column:
             node = node.get(step) if isinstance(node, Mapping) else None
         return None if isinstance(node, bool) or not isinstance(node, int | float) else node * self.factor
 
+    def values(self, rows: Sequence[tuple[str, Result]]) -> list[tuple[str, float]]:
+        """The figures of the rows that have one, with the rows' names."""
+        return [(name, number) for name, row in rows if (number := self.number(row)) is not None]
+
     def cell(self, row: Result) -> str:
         """The figure as text."""
         value = self.number(row)

@@ -27,6 +27,9 @@ def add_report(commands: Commands) -> None:
         "files", type=Path, nargs="*", metavar="FILE", help=f"of results (default: {default_history()})"
     )
     parser.add_argument("--html", type=Path, metavar="FILE", help="write the page here")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="draw the newest result, as SVG, PNG or PDF"
+    )
     parser.add_argument("--last", type=count, metavar="N", help="only the newest so many")
 
 
@@ -35,18 +38,25 @@ def _report(arguments: argparse.Namespace) -> int:
     results = [result for file in files for result in read_results(file)]
     results.sort(key=lambda result: str(result.get("at", "")))
     results = results[-(arguments.last or len(results)) :]
-    if arguments.html is not None:
-        _write_page(arguments.html, results)
+    if not results:
+        raise BenchmarkError(f"{', '.join(map(str, files))}: no results")
+    if arguments.html is not None or arguments.plot is not None:
+        _draw(results, arguments.html, arguments.plot)
     print(json.dumps(results, indent=2) if arguments.json else markdown(results), end="")
     return 0
 
 
-def _write_page(file: Path, results: list[dict[str, object]]) -> None:
+def _draw(results: list[dict[str, object]], page: Path | None, plot: Path | None) -> None:
     try:
-        from benchmarks.history_page import html  # noqa: PLC0415 - a device has no matplotlib
+        from benchmarks.history_page import draw_file, html  # noqa: PLC0415 - a device has no matplotlib
+        from benchmarks.plot import check_plot_file  # noqa: PLC0415
     except ImportError as exc:
-        raise BenchmarkError(f"a page needs matplotlib, pip install 'bramble[server]': {exc}") from exc
-    try:
-        file.write_text(html(results), encoding="utf-8")
-    except OSError as exc:
-        raise BenchmarkError(f"{file}: {exc.strerror or exc}") from exc
+        raise BenchmarkError(f"plots need matplotlib, pip install 'bramble[server]': {exc}") from exc
+    if plot is not None:
+        check_plot_file(plot)
+        draw_file(results[-1], plot)
+    if page is not None:
+        try:
+            page.write_text(html(results), encoding="utf-8")
+        except OSError as exc:
+            raise BenchmarkError(f"{page}: {exc.strerror or exc}") from exc

@@ -87,3 +87,18 @@ def test_files_that_hold_no_results_are_one_line(tmp_path: Path, capsys: pytest.
     good.write_text(json.dumps(peers()))
     assert main(["report", str(good), "--html", str(tmp_path / "nowhere/page.html")]) == 1
     assert "nowhere/page.html: No such file" in capsys.readouterr().err
+    assert main(["report", str(good), "--plot", str(tmp_path / "plot.txt")]) == 1
+    assert "a plot is one of .svg" in capsys.readouterr().err
+    (tmp_path / "empty.jsonl").touch()
+    assert main(["report", str(tmp_path / "empty.jsonl")]) == 1
+    assert "empty.jsonl: no results" in capsys.readouterr().err
+
+
+def test_a_plot_of_the_newest_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, plot = tmp_path / "peers.json", tmp_path / "plot.svg"
+    file.write_text(json.dumps(peers()))
+    assert main(["report", str(file), "--plot", str(plot)]) == 0
+    assert "<svg" in plot.read_text()
+    file.write_text(json.dumps(envelope("environment", read_environment(), {})))
+    assert main(["report", str(file), "--plot", str(plot)]) == 1
+    assert "nothing to draw" in capsys.readouterr().err
