@@ -96,14 +96,15 @@ def zoo_text(rows: list[ZooRow]) -> str:
     lines = [
         [
             row.name,
+            row.summary,
             "x".join(str(extent) for extent in row.input),
             f"{row.parameters:,}",
             *[f"{row.peak_rss_mb[runtime]:.0f} MB" for runtime in runtimes],
-            row.summary,
         ]
         for row in rows
     ]
-    return text_table(["name", "input", "parameters", *[f"memory, {name}" for name in runtimes], ""], lines)
+    heads = ["name", "", "input", "parameters", *[f"memory, {name}" for name in runtimes]]
+    return text_table(heads, lines)
 
 
 def add_zoo(commands: Commands) -> None:

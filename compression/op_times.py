@@ -1,7 +1,7 @@
 """Where a training step's time goes: every op of the program timed alone.
 
-Equal ops are timed once and counted. Alone, an op finds its inputs in the processor's cache and shares no
-memory with its neighbours, so the sum is not the step; what matters is what stands out.
+Equal ops are timed once and counted. They take turns, and the copying of inputs and outputs is counted, which
+inside the program costs nothing: so the sum is more than the step, and what matters is what stands out.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ EVEN: Mapping[str, Case] = {
     "conv_stride_2": _around(_conv(5, 3, 2, "same")),
     "conv_stride_2_valid": _around(_conv(5, 3, 2, "valid")),
     "conv_stride_2_wide": _around(_conv(16, 3, padding="same"), _conv(32, 3, 2, "same")),
-    "conv_wide": _around(_conv(24, 3, padding="same"), _conv(24, 3), _conv(33, 3)),
+    "conv_wide": _around(_conv(24, 3, padding="same", activation="relu"), _conv(24, 3), _conv(33, 3)),
     "conv_after_conv": _around(_conv(5, 5, padding="same", activation="relu")),
     "depthwise_multiplier": _around(_depthwise(3, depth_multiplier=2)),
     "separable_stride": _around(
@@ -163,7 +163,7 @@ ROWS: Mapping[str, Case] = {
 }
 GROUPS: Mapping[str, tuple[tuple[int, ...], Mapping[str, Case]]] = {
     "even": ((8, 8, 1), EVEN),
-    "odd": ((9, 7, 3), ODD),
+    "odd": ((9, 17, 3), ODD),  # wide enough for a product by rows
     "rows": ((7,), ROWS),
 }
 
