@@ -89,14 +89,19 @@ class Aggregation:
             if result.payload is None or result.training is None:
                 raise RunError(f"the ledger counts a result of {device} without an update")
             said = hellos[device].data.examples  # what a device claims now cannot exceed what it said first
-            examples = max(1, min(result.training.examples, said, self._config.max_examples))
-            steps = self._config.rounds.epochs * math.ceil(examples / self._spec.batch_size)
+            claimed = max(1, min(result.training.examples, said))
+            examples = min(claimed, self._config.max_examples)
             payload = self._artefacts.read(result.payload)
             delta, variate = decode_result(payload, result.training, self._shared, self._digest)
             yield ClientUpdate(
                 delta=delta,
                 examples=examples,
-                steps=max(1, min(result.training.steps, steps)),
+                steps=max(1, min(result.training.steps, self._steps(claimed))),
                 discount=self._late.discount(self.staleness(result, index)),
                 variate=variate,
+                counted_steps=self._steps(examples),
             )
+
+    def _steps(self, examples: int) -> int:
+        """That so many examples take in a round."""
+        return self._config.rounds.epochs * math.ceil(examples / self._spec.batch_size)

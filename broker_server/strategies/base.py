@@ -31,6 +31,7 @@ class ClientUpdate:
         steps: of the local optimiser.
         discount: what staleness leaves of its weight; 1 for a fresh one.
         variate: change of its control variate, of the trainable tensors; None unless the strategy has one.
+        counted_steps: of `steps` what its capped examples allow; None for all.
     """
 
     delta: Weights
@@ -38,6 +39,7 @@ class ClientUpdate:
     steps: int = 1
     discount: float = 1.0
     variate: Weights | None = None
+    counted_steps: int | None = None
 
     @property
     def weight(self) -> float:

@@ -4,6 +4,9 @@ Wang et al., Tackling the Objective Inconsistency Problem in Heterogeneous Feder
 https://arxiv.org/abs/2007.07481, equations 6 and 7: each delta is divided by how far its client's optimiser
 goes for one gradient, ||a_i||_1, averaged, and multiplied by the mean of these. For plain SGD ||a_i||_1 is
 the number of steps tau_i; section 4 has it for momentum. With equal steps this is FedAvg.
+
+A claim of steps divides in full, which only makes the claimant's own part smaller; in the mean it counts as
+far as its capped examples allow.
 """
 
 from __future__ import annotations
@@ -50,7 +53,10 @@ class FedNova(Strategy):
             if update.steps < 1:
                 raise ValueError("fednova: an update of no steps")
             taken = steps_taken(update.steps, fleet.optimizer)
-            steps += update.weight * taken
+            counted = (
+                update.steps if update.counted_steps is None else min(update.steps, update.counted_steps)
+            )
+            steps += update.weight * steps_taken(counted, fleet.optimizer)
             moved.add(fleet.trained(update.delta), update.weight, scale=update.weight / taken)
             measured.add(fleet.measured(update.delta), update.weight)
         effective = steps / (moved.weight or 1.0)

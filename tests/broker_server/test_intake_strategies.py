@@ -15,6 +15,7 @@ from broker_server.rounds.machine import CloseStage, Reported, Stage
 from broker_server.rounds.policy import LatePolicy, late_policy, rules_of
 from broker_server.strategies.fedavgm import FedAvgM
 from broker_server.strategies.fedbuff import FedBuff
+from broker_server.strategies.fednova import FedNova
 from broker_server.strategies.fedper import FedPer
 from broker_server.strategies.scaffold import CONTROL_SLOT, Scaffold
 from compression.updates import PROFILES, encode_update
@@ -51,6 +52,19 @@ def coded(
         round_number=round_number,
     ).payload
     return payload + change, replace(report, variate_bytes=len(change))
+
+
+# ---- FedNova ----
+
+
+def test_a_device_with_more_examples_than_count_does_not_pull_by_its_steps(tmp_path: Path) -> None:
+    """Both walk 1 a step: four of 50 examples, of which 10 count, and one of 10."""
+    desk = Desk(tmp_path, strategy=FedNova(), max_examples=10)
+    report = TrainingReport(examples=50, steps=4, loss=0.5, seconds=0.1, base_version=0)
+    desk.send("pi-1", desk.payload(4.0), training=report)
+    desk.send("pi-2", desk.payload(1.0), training=replace(report, examples=10, steps=1))
+    close(desk, 1, "pi-1", "pi-2")
+    assert float(desk.stages.versions.weights["w"][0, 0]) == pytest.approx(1.0, abs=0.01)
 
 
 # ---- SCAFFOLD ----

@@ -75,6 +75,12 @@ def test_fednova_does_not_let_many_steps_pull() -> None:
     ]  # mean direction 1, mean of 9 and 1
 
 
+def test_fednova_divides_by_all_steps_and_counts_as_many_as_the_capped_examples_take() -> None:
+    """Both walk 1 a step; of the ten steps of the first two count: 1 times the mean of 2 and 2."""
+    answer = stepped(FedNova(), update([10.0], steps=10, counted_steps=2), update([2.0], steps=2))
+    assert answer == [2.0]
+
+
 def test_fednova_knows_how_far_momentum_goes() -> None:
     """Momentum 0.9, unit gradients, three steps: 1, 1.9, 2.71."""
     assert steps_taken(3, "sgd") == 3
