@@ -35,7 +35,7 @@ def add_upgrade(commands: Commands) -> None:
 
 
 def run_upgrade(arguments: argparse.Namespace) -> int:
-    from edge_client.upgrade.install import install_package  # noqa: PLC0415 - cryptography takes its time
+    from edge_client.upgrade.install import MARK, install_package  # noqa: PLC0415 - cryptography takes its time
 
     prefix, state = (arguments.root / str(path).lstrip("/") for path in (slots.PREFIX, slots.STATE))
     try:
@@ -43,7 +43,8 @@ def run_upgrade(arguments: argparse.Namespace) -> int:
     except (BrambleError, slots.SlotError, OSError) as exc:
         if arguments.outcome:
             number = slots.read_json(arguments.file.with_name(STAGED)).get("number")
-            slots.write_json(prefix / OUTCOME, {"number": number, "reason": str(exc)})
+            if number != slots.read_json(prefix / MARK).get("number"):  # or it was done before a power cut
+                slots.write_json(prefix / OUTCOME, {"number": number, "reason": str(exc)})
         raise UpgradeError(str(exc)) from exc
     facts = {"version": upgrade.version, "build": upgrade.build, "number": upgrade.number}
     text = f"client {upgrade.version}, build {upgrade.build}: installed, runs from the next start on"

@@ -199,14 +199,17 @@ def test_by_hand(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
     (case.folder / STAGED).write_text('{"number": 1}')
     assert edge_main([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"version": "2.0", "build": 2000, "number": 1}
-    assert edge_main(arguments) == 1
+    assert edge_main(arguments) == 1  # the power went before the request was removed
     assert "a replay" in capsys.readouterr().err
+    assert not (case.prefix / OUTCOME).exists()  # how its trial ends is the word on it
+    (case.folder / STAGED).write_text('{"number": 2}')
+    assert edge_main(arguments) == 1
     word = slots.read_json(case.prefix / OUTCOME)
-    assert word["number"] == 1 and "a replay" in word["reason"]
+    assert word["number"] == 2 and "a replay" in word["reason"]
     settings.write_text("name = 1")
     assert edge_main(arguments) == 1
     word = slots.read_json(case.prefix / OUTCOME)  # this one reaches the fleet too
-    assert word["number"] == 1 and "a replay" not in word["reason"]
+    assert word["number"] == 2 and "a replay" not in word["reason"]
 
 
 # ---- the agent's half ----
