@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -19,6 +20,8 @@ PACKAGES = ("bramble", "ai-edge-litert", "tflite-runtime", "numpy", "tensorflow"
 EMULATORS = ("dummy-virt", "qemu", "bochs")  # in the board's name, lower case
 NO_SENSOR = "no sensor"
 NO_GOVERNOR = "no frequency scaling"
+FIRMWARE_FLAGS = "sys/devices/platform/soc/soc:firmware/get_throttled"  # the raspberrypi driver, hexadecimal
+HEXADECIMAL = re.compile(r"(0x)?[0-9a-f]{1,16}")
 THROTTLED_NOW = 0x1 | 0x2 | 0x4 | 0x8  # vcgencmd: under-voltage, frequency capped, throttled, soft limit
 
 
@@ -82,8 +85,14 @@ def read_environment(
     )
 
 
-def firmware_throttled() -> bool | None:
-    """Whether a Raspberry Pi's firmware slows the processor down now; None elsewhere."""
+def firmware_throttled(root: Path = Path("/")) -> bool | None:
+    """Whether a Raspberry Pi's firmware slows the processor down now; None elsewhere.
+
+    From the kernel's file where it has one, which starts no process, else from ``vcgencmd``.
+    """
+    flags = _text(root / FIRMWARE_FLAGS)
+    if flags is not None:
+        return bool(int(flags, 16) & THROTTLED_NOW) if HEXADECIMAL.fullmatch(flags) else None
     tool = shutil.which("vcgencmd")
     if tool is None:
         return None

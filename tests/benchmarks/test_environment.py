@@ -75,3 +75,14 @@ def test_this_machine_can_be_read() -> None:
     assert found.cores >= 1 and found.memory_mb and found.python
     if not Path("/proc/device-tree/model").exists():
         assert found.board is None and "Raspberry" not in found.label
+
+
+@pytest.mark.parametrize(
+    ("flags", "throttled"), [("0", False), ("50005", True), ("50000", False), ("?", None)]
+)
+def test_throttling_from_the_kernel(tmp_path: Path, flags: str, throttled: bool | None) -> None:
+    """Bits 16 and up say that it has happened since the start, not that it does."""
+    file = tmp_path / "sys/devices/platform/soc/soc:firmware/get_throttled"
+    file.parent.mkdir(parents=True)
+    file.write_text(f"{flags}\n")
+    assert firmware_throttled(tmp_path) is throttled
