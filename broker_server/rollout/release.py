@@ -174,8 +174,13 @@ class Rollout:
         self._expect_answers()
 
     def put_right(self, device: str, hello: Hello) -> None:
-        """Tell a device that has another version than it should; one that it refused it is not told again."""
-        pins = self.store.pins()
+        """Tell a device that has another version than it should; one that it refused it is not told again.
+
+        A device of a rollout at work is left to its wave: a newer order would make that one a replay to it.
+        """
+        pins, state = self.store.pins(), self.at_work
+        if state is not None and device not in pins and any(device in wave for wave in state.waves):
+            return
         wanted = pins.get(device, self.current)
         if not wanted or hello.model_version == wanted:
             return
@@ -233,10 +238,13 @@ class Rollout:
     def on_report(self, device: str, report: ReleaseReport) -> None:
         """A device has decided."""
         self._note_active(device, report.active_version)
-        if self._release is not None and _answers(report, self._release):
+        directive = self._offers.directed(device)
+        newer = (
+            directive is not None and directive.order > report.order
+        )  # to a device told more it is a replay
+        if self._release is not None and _answers(report, self._release) and not newer:
             self._on_fleet_report(device, report)
             return
-        directive = self._offers.directed(device)
         if directive is None or not _answers(report, directive):
             log.warning("%s answers an old offer of model %d: %s", device, report.version, report.reason)
             return

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from broker_server import clock
-from broker_server.config import AT_ONCE
+from broker_server.config import AT_ONCE, RolloutConfig
 from broker_server.report.observer import NullObserver
 from broker_server.rollout.desk import Desk as OrderDesk
 from broker_server.rollout.machine import RolloutState, Taken
@@ -174,3 +174,34 @@ def test_what_a_device_says_of_other_models_is_not_kept(servers: Servers) -> Non
     )
     assert rollout.store.healths(5, ModelHealth) == {}
     assert servers.desk.stages.ledger.release_reports(5) == {}
+
+
+def in_two_waves(servers: Servers) -> Rollout:
+    """Version 3 is with its canary, and the fleet's version is 2."""
+    plan = RolloutConfig(canary="pi-1", stages=(), observe_s=0.0)
+    servers.desk.config = replace(servers.desk.config, rollout=plan)
+    rollout = servers.next()
+    for version in (1, 2, 3):
+        rollout.registry.add(servers.model(version))
+    servers.desk.stages.ledger.set_fact(CURRENT, "2")
+    rollout.start(servers.model(3), ONLINE)
+    return rollout
+
+
+def test_a_device_that_waits_for_its_wave_is_not_told_anything_newer(servers: Servers) -> None:
+    rollout = in_two_waves(servers)
+    rollout.on_hello("pi-2", replace(hello(), model_version=1))  # the wave's order would be a replay after it
+    assert rollout.store.directive("pi-2", Release) is None
+
+
+def test_a_canary_that_is_pinned_has_not_failed(servers: Servers) -> None:
+    rollout = in_two_waves(servers)
+    offered = rollout.store.last_rollout(RolloutState, Release)
+    assert offered is not None
+    order = offered[2].order
+    rollout.feed(Taken("pi-1"))
+    rollout.store.give_order(dumps(Order(kind="pin", device="pi-1", version=1)).decode(), 1.0)
+    OrderDesk(rollout).take_orders(ONLINE)
+    assert rollout.store.directive("pi-1", Release) is not None
+    rollout.on_report("pi-1", ReleaseReport(order=order, version=3, outcome="refused", reason="a replay"))
+    assert rollout.at_work is not None and rollout.at_work.failed == {}
