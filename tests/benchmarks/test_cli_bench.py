@@ -190,8 +190,17 @@ def test_the_environment_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
-def test_training_against_keras(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ("--model", "small_mlp", "--input", "30", "--batch", "8", "--threads", "1")
+def test_training_a_users_model_against_keras(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "users_models.py").write_text(
+        "import tf_keras\n"
+        "def net(shape, classes):\n"
+        "    layers = tf_keras.layers\n"
+        "    return tf_keras.Sequential([layers.Input(shape), layers.Dense(9, 'relu'), layers.Dense(1)])\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    arguments = ("--model", "users_models:net", "--input", "30", "--batch", "8", "--threads", "1")
     plain = json_of(capsys, "train", *arguments, "--max-seconds", "0.5")
     ours, keras = plain["ours"], plain["keras"]
     assert plain["ratio"]["time"] == pytest.approx(ours["ms_per_step"] / keras["ms_per_step"])
