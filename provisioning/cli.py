@@ -21,10 +21,10 @@ COMMANDS = {
     "upgrade": "provisioning.upgrade_commands:add_upgrade",
 }
 EXAMPLES = (
-    "bramble-provision ca init --fleet ward-3 --ca fleet/ca",
-    "bramble-provision ca sign pi-1.csr --name pi-1 --ca fleet/ca",
-    "bramble-provision ca revoke pi-1 --ca fleet/ca --dry-run",
-    "bramble-provision token issue pi-1 pi-2 --expires 7d --out tokens --ca fleet/ca",
+    "bramble-provision ca init --fleet ward-3 --ca ward/pki",
+    "bramble-provision ca sign pi-1.csr --name pi-1 --ca ward/pki",
+    "bramble-provision ca revoke pi-1 --ca ward/pki --dry-run",
+    "bramble-provision token issue pi-1 pi-2 --expires 7d --out tokens --ca ward/pki",
     "bramble-provision wheelhouse --target trixie-arm64 --out wheelhouse/trixie-arm64",
     "bramble-provision flash raspios.img.xz --card cards.toml --name pi-1 --device /dev/sda --dry-run",
 )

@@ -32,14 +32,14 @@ def add_token(commands: Commands) -> None:
         commands,
         "token",
         "one-time tokens, with which devices get their certificates",
-        "bramble-provision token issue pi-1 pi-2 --out tokens --ca fleet/pki",
+        "bramble-provision token issue pi-1 pi-2 --out tokens --ca ward/pki",
     )
     issue = _command(
         tokens,
         "issue",
         run_issue,
         "make a token for each name, in a file of its own; it is shown nowhere else",
-        "bramble-provision token issue pi-1 pi-2 --expires 7d --out tokens --ca fleet/pki",
+        "bramble-provision token issue pi-1 pi-2 --expires 7d --out tokens --ca ward/pki",
     )
     issue.add_argument("names", nargs="+", metavar="NAME")
     issue.add_argument(
@@ -52,7 +52,7 @@ def add_token(commands: Commands) -> None:
         "revoke",
         run_revoke,
         "let a name's unused tokens work no more, as when a card is lost before it was used",
-        "bramble-provision token revoke pi-1 --ca fleet/pki",
+        "bramble-provision token revoke pi-1 --ca ward/pki",
     )
     revoke.add_argument("name")
     revoke.add_argument("--dry-run", action="store_true", help="say how many it would be")
@@ -65,7 +65,7 @@ def add_enrol_server(commands: Commands) -> None:
         "enrol-server",
         run_server,
         "the enrolment service alone, until stopped; `bramble-server run` has it built in",
-        "bramble-provision enrol-server --host 0.0.0.0 --name workstation.local --ca fleet/pki",
+        "bramble-provision enrol-server --host 0.0.0.0 --name workstation.local --ca ward/pki",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (0.0.0.0: the network)")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="default: %(default)s")
@@ -84,7 +84,7 @@ def add_watch(commands: Commands) -> None:
         "watch",
         run_watch,
         "the fleet joining, live: how far each device has come, and what to check where one is silent",
-        "bramble-provision watch --ca fleet/pki",
+        "bramble-provision watch --ca ward/pki",
         json="print one JSON object a line, for each change",
     )
     _add_ca(parser)

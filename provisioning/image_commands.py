@@ -34,7 +34,7 @@ def add_image(commands: Commands) -> None:
         "personalise an image: the same as a card, as a file",
         "bramble-provision image raspios.img.xz --out pi-1.img --card cards.toml --name pi-1 "
         "--wheelhouse wheelhouse/trixie-arm64",
-        "bramble-provision image raspios.img.xz --out '{name}.img' --card cards.toml --ca fleet/ca --dry-run",
+        "bramble-provision image raspios.img.xz --out '{name}.img' --card cards.toml --ca ward/pki --dry-run",
     )
     parser.add_argument("image", type=Path, help="as it was published: .img, .xz, .zst, .gz or .zip")
     parser.add_argument("--out", required=True, metavar="FILE", help="new; {name} stands for the card's name")

@@ -30,7 +30,7 @@ def add_upgrade(commands: Commands) -> None:
         "give a device another client, over the broker or as a file; it goes back by itself if it fails. "
         "No server may run meanwhile",
         "bramble-provision upgrade pi-ward-3 --wheelhouse wheelhouse/trixie-arm64 --broker ward.lan:8883 "
-        "--ca fleet/pki --keys fleet/keys",
+        "--ca ward/pki --keys ward/keys",
         "bramble-provision upgrade pi-ward-3 --wheelhouse wheelhouse/trixie-arm64 --out pi-ward-3.upgrade",
     )
     parser.add_argument("name", help="the device")

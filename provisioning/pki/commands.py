@@ -34,7 +34,7 @@ SERVER_CERTIFICATE_FILE, SERVER_KEY_FILE = "server.crt", "server.key"
 def add_ca_commands(commands: Commands) -> None:
     """Add ``ca`` and its subcommands to a parser's subparsers."""
     subcommands = group(
-        commands, "ca", "the fleet's certificate authority", "bramble-provision ca list --ca fleet/ca"
+        commands, "ca", "the fleet's certificate authority", "bramble-provision ca list --ca ward/pki"
     )
     init = _command(subcommands, "init", run_init, "make a new authority", "ca init --fleet ward-3")
     init.add_argument("--fleet", required=True, help="the fleet's name, part of every topic")
