@@ -15,6 +15,7 @@ import numpy.typing as npt
 from benchmarks.children import pin
 from benchmarks.training_batch import LEARNING_RATE, SEED, answer, made_up_batch, time_steps
 from compression.spec import ModelSpec, TrainableBundle
+from compression.weights_file import read_weights
 from edge_client.runtime import runtime_name, runtime_version
 from edge_client.training import LiteRTTrainer, TrainingError
 
@@ -38,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         trainer = LiteRTTrainer(bundle, threads=threads)
         weights = path.with_name("weights.npz")
-        trainer.set_weights(dict(np.load(weights)) if weights.exists() else random_weights(spec))
+        trainer.set_weights(read_weights(weights).weights if weights.exists() else random_weights(spec))
         inputs, labels = made_up_batch(spec.input.shape, spec.batch_size, len(spec.classes))
         batch: Any = MadeUpBatch(inputs, labels, np.ones(spec.batch_size, np.float32))
         rng = np.random.default_rng(SEED)
