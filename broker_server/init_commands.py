@@ -51,7 +51,9 @@ def add_init(commands: Commands) -> None:
     parser.add_argument("--epochs", type=count, metavar="N", help="of each round (default: 1)")
     parser.add_argument("--learning-rate", type=rate, metavar="R", help="of the devices (default: 0.001)")
     parser.add_argument("--devices", type=count, metavar="N", help="to wait for at the start (default: 2)")
-    parser.add_argument("--optimizer", choices=get_args(Optimizer), help="of the devices (default: adam)")
+    parser.add_argument(
+        "--optimizer", choices=get_args(Optimizer), help="of the devices (default: adam, or sgd)"
+    )
     parser.add_argument("--strategy", choices=sorted(STRATEGIES), help="default: fedavg")
     parser.add_argument("--codec", help="profile of the update codec both ways, or auto (default: safe)")
     _add_broker(parser)
@@ -117,7 +119,7 @@ def settings_of(arguments: argparse.Namespace) -> ServerConfig:
             host=arguments.host or "127.0.0.1",
             names=tuple(arguments.names or ()),
         ),
-        model=_model(arguments, kind),
+        model=_model(arguments, kind, "sgd" if strategy.problem("adam") else "adam"),
         rounds=RoundsConfig(
             rounds=arguments.rounds or 15,
             epochs=arguments.epochs or 1,
@@ -133,9 +135,9 @@ def settings_of(arguments: argparse.Namespace) -> ServerConfig:
     )
 
 
-def _model(arguments: argparse.Namespace, kind: Any) -> ModelConfig:
+def _model(arguments: argparse.Namespace, kind: Any, usual: Optimizer) -> ModelConfig:
     name = arguments.model or FIRST_MODEL[kind]
-    optimizer: Optimizer = arguments.optimizer or "adam"
+    optimizer: Optimizer = arguments.optimizer or usual
     if kind == "table":
         return ModelConfig(name=name, kind=kind, optimizer=optimizer)
     shape = arguments.input or (64, 64, 1)

@@ -125,6 +125,11 @@ def test_without_a_terminal_nothing_is_asked(tmp_path: Path, monkeypatch: pytest
     assert main(["init", str(tmp_path / "ward")]) == 0
 
 
+def test_a_strategy_that_needs_plain_sgd_gets_it(tmp_path: Path) -> None:
+    assert main(["init", str(tmp_path / "ward"), "--yes", "--strategy", "scaffold"]) == 0
+    assert load_config(tmp_path / "ward" / "server.toml").model.optimizer == "sgd"
+
+
 def test_the_plan_of_the_first_round(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--input", "16x16x1", "--dry-run", "--codec", "small", "--json"]
     assert main(["init", str(tmp_path / "ward"), *options]) == 0
