@@ -34,6 +34,7 @@ RANGE = 1 << RANGE_BITS
 LOWEST_STATE = 1 << 16
 SYMBOLS_PER_LANE = 1024  # a lane costs about 2 bytes, so 0.016 bits a symbol
 MAX_LANES = 8192  # 32 KiB of states: still within a Pi's first-level cache
+FEW_LANES = 24  # up to so many, NumPy for every row costs more than Python's own numbers for every symbol
 CODE_BITS = 5
 HIGHEST_CODE = (1 << CODE_BITS) - 1
 _COUNT_CHUNK = 1 << 18  # bincount widens its input to 8 bytes each
@@ -66,6 +67,38 @@ def encode(symbols: Symbols) -> bytes:
     if np.count_nonzero(frequency) == 1:
         return table
     lanes = _lanes(symbols.size)
+    encode_rows = _encode_few if lanes <= FEW_LANES else _encode_rows
+    state, words = encode_rows(symbols, lanes, frequency, start)
+    return table + state.astype("<u4").tobytes() + words.astype("<u2").tobytes()
+
+
+def _encode_few(
+    symbols: Symbols,
+    lanes: int,
+    frequency: npt.NDArray[np.uint32],
+    start: npt.NDArray[np.uint32],
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint16]]:
+    """As `_encode_rows`, symbol by symbol."""
+    shares, starts = frequency.tolist(), start.tolist()
+    state = [LOWEST_STATE] * lanes
+    words: list[int] = []
+    for place, symbol in zip(range(symbols.size - 1, -1, -1), symbols[::-1].tolist(), strict=True):
+        x, share = state[place % lanes], shares[symbol]
+        if x >= share << (32 - RANGE_BITS):
+            words.append(x & 0xFFFF)
+            x >>= 16
+        quotient, rest = divmod(x, share)
+        state[place % lanes] = (quotient << RANGE_BITS) + rest + starts[symbol]
+    return np.array(state, np.uint32), np.array(words[::-1], np.uint16)
+
+
+def _encode_rows(
+    symbols: Symbols,
+    lanes: int,
+    frequency: npt.NDArray[np.uint32],
+    start: npt.NDArray[np.uint32],
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint16]]:
+    """Final states, and words in the order of reading."""
     state = np.full(lanes, LOWEST_STATE, np.uint32)
     words: list[npt.NDArray[np.uint16]] = []
     for first in reversed(range(0, symbols.size, lanes)):
@@ -78,7 +111,7 @@ def encode(symbols: Symbols) -> bytes:
         quotient = x // f
         x += quotient * (np.uint32(RANGE) - f) + start[row]  # = quotient * RANGE + x % f + start
     words.reverse()
-    return table + state.astype("<u4").tobytes() + np.concatenate(words).astype("<u2").tobytes()
+    return state, np.concatenate(words)
 
 
 def decode(data: Bytes, count: int) -> tuple[Symbols, int]:
@@ -103,8 +136,40 @@ def decode(data: Bytes, count: int) -> tuple[Symbols, int]:
         raise CodecError("entropy-coded stream ends within its states")
     state = np.frombuffer(data[table_end:words_at], "<u4").astype(np.uint32)
     words = np.frombuffer(data[words_at : len(data) - (len(data) - words_at) % 2], "<u2")
-    symbols, used = _decode_rows(state, words, count, frequency, start)
+    decode_rows = _decode_few if lanes <= FEW_LANES else _decode_rows
+    symbols, used = decode_rows(state, words, count, frequency, start)
     return symbols, words_at + 2 * used
+
+
+def _decode_few(
+    state: npt.NDArray[np.uint32],
+    words: npt.NDArray[np.uint16],
+    count: int,
+    frequency: npt.NDArray[np.uint32],
+    start: npt.NDArray[np.uint32],
+) -> tuple[Symbols, int]:
+    """As `_decode_rows`, symbol by symbol."""
+    at = np.repeat(np.arange(frequency.size), frequency).tolist()
+    shares, starts = frequency.tolist(), start.tolist()
+    states, left = state.tolist(), iter(words.tolist())
+    lanes, symbols = len(states), bytearray(count)
+    used = 0
+    for place in range(count):
+        x = states[place % lanes]
+        slot = x & (RANGE - 1)
+        symbol = at[slot]
+        symbols[place] = symbol
+        x = shares[symbol] * (x >> RANGE_BITS) + slot - starts[symbol]
+        if x < LOWEST_STATE:
+            word = next(left, None)
+            if word is None:
+                raise CodecError("entropy-coded stream ends within its words")
+            x = (x << 16) | word
+            used += 1
+        states[place % lanes] = x
+    if any(x != LOWEST_STATE for x in states):
+        raise CodecError("entropy-coded stream does not end in the state it began with")
+    return np.frombuffer(symbols, np.uint8), used
 
 
 def _decode_rows(

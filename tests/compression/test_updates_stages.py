@@ -88,7 +88,23 @@ def test_entropy_coder_comes_within_two_percent_of_the_entropy(count: int) -> No
     np.testing.assert_array_equal(rans.decode(coded, count)[0], symbols)
 
 
-def test_an_entropy_coded_stream_that_is_cut_off_is_refused() -> None:
+@pytest.mark.parametrize("count", [1, 700, 5000, 30_000])
+def test_symbol_by_symbol_and_row_by_row_are_the_same(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    symbols = np.minimum(np.random.default_rng(1).geometric(0.2, count) - 1, 90).astype(np.uint8)
+    streams = []
+    for lanes in (0, 1000):  # up to which Python's own numbers do it
+        monkeypatch.setattr(rans, "FEW_LANES", lanes)
+        streams.append(rans.encode(symbols))
+        np.testing.assert_array_equal(rans.decode(streams[0], count)[0], symbols)
+        assert rans.decode(streams[0], count)[1] == len(streams[0])
+    assert streams[0] == streams[1]
+
+
+@pytest.mark.parametrize("lanes", [0, 1000])
+def test_an_entropy_coded_stream_that_is_cut_off_is_refused(
+    lanes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rans, "FEW_LANES", lanes)
     coded = rans.encode(np.arange(2000).astype(np.uint8) % 7)
     for length in (0, 1, 3, 8, len(coded) - 1):
         with pytest.raises(CodecError):
