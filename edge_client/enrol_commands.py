@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import logging
 import sys
@@ -14,6 +15,7 @@ from edge_client.options import add_config, add_verbose
 from edge_client.wire.enrolment import State, Step
 
 TRY_LATER = 75  # EX_TEMPFAIL of sysexits.h; systemd and people know it
+PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # of the disk: room may be made, a card may be put in anew
 
 
 def add_enrol(commands: Commands) -> None:
@@ -62,6 +64,11 @@ def run_enrol(arguments: argparse.Namespace) -> int:
         outcome = enrol_within(load_config(arguments.config), arguments.wait, again=arguments.again)
     except TryLaterError as exc:
         print(f"not yet: {exc}", file=sys.stderr)
+        return TRY_LATER
+    except OSError as exc:
+        if exc.errno not in PASSING:
+            raise
+        print(f"not yet: {exc.strerror}: {exc.filename or 'a file of the identity'}", file=sys.stderr)
         return TRY_LATER
     facts = {"name": outcome.name, "outcome": outcome.what, "not_after": outcome.not_after.isoformat()}
     if arguments.json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import stat
@@ -387,3 +388,15 @@ def test_report_step_tells_both_and_never_fails(fleet: Fleet) -> None:
     unreachable = settings_file(fleet.device("pi-1"), fleet.folder)
     assert main(["report-step", "service", "started", "--config", unreachable]) == 0
     assert steps_of(fleet, "pi-1")[-1] == ("service", "started", "")
+
+
+@pytest.mark.parametrize(("code", "status"), [(errno.ENOSPC, 75), (errno.EACCES, 1)])
+def test_a_full_disk_is_tried_again_and_a_wrong_permission_is_not(
+    code: int, status: int, fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(code, "as it is", "device.key")
+
+    settings = settings_file(fleet.device("pi-1"), tmp_path)
+    monkeypatch.setattr(enrol_module, "enrol_within", fail)
+    assert main(["enrol", "--config", settings]) == status
