@@ -43,7 +43,7 @@ class ConfigError(BrambleError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class EnrolmentConfig(Record):
-    """Where a device gets and renews its certificate. Key, certificate and authority are those of `broker`."""
+    """Where a device gets and renews its certificate; key and certificate are those of `broker`."""
 
     port: Annotated[int, Between(1, 65535)] = 8884
     host: Annotated[str, Length(1, 253)] | None = None  # None: the broker's
