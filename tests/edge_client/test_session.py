@@ -85,6 +85,9 @@ def test_the_last_will_tells_of_a_lost_device(broker: Broker) -> None:
         lost = device(broker, "pi-3", will=LastWill(topic, b"gone"))
         with lost:
             lost.wait_connected(WAIT_S)
+            here = TOPICS.up("pi-3", MESSAGE)
+            lost.publish(here, b"here")
+            receive(inbox, message_on(here))  # the broker is done with its CONNECT, will included
             client = lost._client
             assert client is not None
             client.loop_stop()
