@@ -7,7 +7,6 @@ The same training, coding and error feedback as in a live round (`edge_client.tr
 from __future__ import annotations
 
 import time
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from edge_client.coding import Coder
 from edge_client.data import Batch, DataSource, LocalData, batches, load_data
 from edge_client.files import write_atomically
 from edge_client.training import LiteRTTrainer
-from edge_client.training.local import train_locally
+from edge_client.training.local import client_rng, train_locally
 from edge_client.wire.evaluation import EvaluationSums
 from edge_client.wire.messages import TrainingPlan, TrainingReport
 from edge_client.wire.update_file import UpdateFile, UpdateHeader
@@ -81,8 +80,7 @@ def train_once(
     trainer = LiteRTTrainer(bundle, threads=site.threads)
     trainer.set_weights(weights)
     evaluation = _evaluate(trainer, data)
-    rng = np.random.default_rng([plan.seed, round_number, zlib.crc32(site.name.encode())])
-    training = _train(trainer, data, plan, rng, report)
+    training = _train(trainer, data, plan, client_rng(plan, round_number, site.name), report)
     local = trainer.get_weights()
     check_weights(local, bundle.spec)
     delta = {name: local[name] - array for name, array in weights.items()}

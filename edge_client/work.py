@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import logging
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
-
-import numpy as np
 
 from compression.records import dumps
 from compression.spec import ModelSpec, SpecError, Weights, check_weights
@@ -25,7 +22,7 @@ from edge_client.inference.sums import calibration_sums
 from edge_client.session.blobs import BlobStore
 from edge_client.state import DeviceState
 from edge_client.training import LiteRTTrainer
-from edge_client.training.local import train_locally
+from edge_client.training.local import client_rng, train_locally
 from edge_client.training.scaffold import correction, no_variate
 from edge_client.versions import TaskError, read_bundle, read_version
 from edge_client.wire.blobs import BlobRef
@@ -208,7 +205,7 @@ class Workshop:
         self, task: Task, trainer: LiteRTTrainer, data: LocalData, base: Weights, cancelled: Cancelled
     ) -> Trained:
         plan = _plan(task)
-        rng = np.random.default_rng([plan.seed, task.round, zlib.crc32(self._config.name.encode())])
+        rng = client_rng(plan, task.round, self._config.name)
         control = self._control(task.control, trainer.spec) if task.control else None
         started = time.monotonic()
         sums = train_locally(

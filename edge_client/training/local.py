@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -12,6 +13,11 @@ from edge_client.training.trainer import Trainer, TrainSums
 from edge_client.wire.messages import TrainingPlan
 
 Watch = Callable[[Iterator[Batch]], Iterator[Batch]]
+
+
+def client_rng(plan: TrainingPlan, round_number: int, client: str) -> np.random.Generator:
+    """Of a client's examples' order, augmentation and dropout in one round."""
+    return np.random.default_rng([plan.seed, round_number, zlib.crc32(client.encode())])
 
 
 def train_locally(
