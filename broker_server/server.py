@@ -109,6 +109,7 @@ class Server:
         self._hellos: dict[str, Hello] = self.stages.ledger.devices()
         self._unfit: dict[str, str] = {}  # device: why it cannot take part
         self._broker_checked = 0.0
+        self._linked = False  # as the last change of the connection said
         self._present: dict[str, str] = {}  # device: its process's session, as the broker says
         self._ask_at = 0.0
         self._rounds = True  # False: only a rollout is led
@@ -282,8 +283,12 @@ class Server:
         if change.connected:
             self._publish_task()
         else:
+            if self._linked:  # a broker that another hand starts again at once is never seen gone
+                lost = f"connection lost: {change.reason}"
+                self._incident("broker", lost, "what has no receipt is sent again")
             log.warning("not connected: %s", change.reason)
             self._revive_broker()
+        self._linked = change.connected
         return []
 
     def _revive_broker(self) -> None:
