@@ -22,13 +22,16 @@ TIMING = TimingRule(warm_up_s=0.1, min_runs=200, min_s=0.3, max_s=2.0)
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """On held-out examples; for more than two classes the mean over them (AUC one against the rest)."""
+    """On held-out examples; for more than two classes the mean over them (AUC one against the rest).
+
+    `auc` is None where it is not defined: a class of which there is no example has none to rank.
+    """
 
     accuracy: float
     f1: float
     precision: float
     recall: float
-    auc: float
+    auc: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,7 @@ def quality(labels: npt.NDArray[np.int32], probabilities: npt.NDArray[np.float32
     from sklearn import metrics  # noqa: PLC0415 - slow to import
 
     predicted, two = probabilities.argmax(axis=1), probabilities.shape[1] == 2
+    defined = len(np.unique(labels)) == probabilities.shape[1]
     average: Any = {"average": "binary" if two else "macro", "zero_division": 0}
     scores = probabilities[:, 1] if two else probabilities / probabilities.sum(axis=1, keepdims=True)
     return Quality(
@@ -74,7 +78,9 @@ def quality(labels: npt.NDArray[np.int32], probabilities: npt.NDArray[np.float32
         f1=float(metrics.f1_score(labels, predicted, **average)),
         precision=float(metrics.precision_score(labels, predicted, **average)),
         recall=float(metrics.recall_score(labels, predicted, **average)),
-        auc=float(metrics.roc_auc_score(labels, scores, multi_class="ovr", average="macro")),
+        auc=float(metrics.roc_auc_score(labels, scores, multi_class="ovr", average="macro"))
+        if defined
+        else None,
     )
 
 

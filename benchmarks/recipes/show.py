@@ -85,7 +85,7 @@ def _row(result: RecipeResult) -> list[str]:
         bytes_text(figures.zipped_bytes),
         "-" if smaller is None else f"{smaller:.1f} %",
         *[f"{100 * v:.2f} %" for v in (quality.accuracy, quality.f1, quality.precision, quality.recall)],
-        f"{quality.auc:.4f}",
+        "not defined" if quality.auc is None else f"{quality.auc:.4f}",
         f"{figures.latency_p50_ms:.3f}",
         f"{figures.latency_p99_ms:.3f}",
         f"{figures.peak_rss_mb:.0f}",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.recipes.compare import RecipeResult, with_comparison
-from benchmarks.recipes.data import input_shape, load_examples, shards, trained_model
+from benchmarks.recipes.data import RecipeData, input_shape, load_examples, shards, trained_model
 from benchmarks.recipes.measure import FileFigures, Quality, quality
 from benchmarks.recipes.show import comparison_text, draw_front
 from compression.cli import main
@@ -54,6 +54,18 @@ def test_figures_known_by_hand() -> None:
     assert found.accuracy == pytest.approx(3 / 5)
     assert found.precision == found.recall == found.f1 == pytest.approx(2 / 3)
     assert found.auc == pytest.approx(5 / 6)  # of 6 pairs one is the wrong way round
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("labels", "classes"), [([1, 1, 1], 2), ([0, 0, 0], 2), ([0, 2, 2], 3)])
+def test_the_auc_of_a_split_that_lacks_a_class_is_not_defined(labels: list[int], classes: int) -> None:
+    probabilities = np.full((3, classes), 1 / classes, np.float32)
+    found = quality(np.array(labels, np.int32), probabilities)
+    assert found.auc is None
+    assert found.accuracy == labels.count(0) / 3  # of equal probabilities the first class is taken
+    examples = Examples(np.zeros((3, 1), np.float32), np.array(labels, np.int32))
+    data = RecipeData("npz:x", tuple("abc"[:classes]), examples, examples, "test")
+    assert "not defined" in comparison_text([replace(result("one", 1, 0.5), quality=found)], data)
 
 
 def test_the_front_is_what_nothing_else_beats() -> None:
