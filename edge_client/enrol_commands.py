@@ -46,7 +46,6 @@ def add_report_step(commands: Commands) -> None:
         run_report_step,
         "say how far the first boot has come: to the server, and in the status file",
         "bramble-edge report-step install ok --config /etc/bramble/edge.toml",
-        json=None,
     )
     parser.add_argument("step", choices=[step for step in get_args(Step) if step != "flash"])
     parser.add_argument("state", choices=get_args(State))
@@ -82,7 +81,11 @@ def run_report_step(arguments: argparse.Namespace) -> int:
     from edge_client.enrolment.enrol import report_step  # noqa: PLC0415
 
     _log(arguments)
-    report_step(load_config(arguments.config), arguments.step, arguments.state, arguments.detail)
+    config = load_config(arguments.config)
+    told = report_step(config, arguments.step, arguments.state, arguments.detail)
+    if arguments.json:
+        facts = {"name": config.name, "step": arguments.step, "state": arguments.state}
+        print(json.dumps(facts | {"detail": arguments.detail, "server_told": told}))
     return 0
 
 

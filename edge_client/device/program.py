@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from edge_client.device import launcher, slots
 from edge_client.device.installer import Installer, InstallError
 from edge_client.device.status import copy_status
 
-USAGE = """usage: bramble-edge device install BUNDLE [--root DIR] [--dry-run]
-       bramble-edge device copy-status FROM TO
-       bramble-edge device status [--root DIR]
+USAGE = """usage: bramble-edge device install BUNDLE [--root DIR] [--dry-run] [--json]
+       bramble-edge device copy-status FROM TO [--json]
+       bramble-edge device status [--root DIR] [--json]
 
 Every other command is the client's own: bramble-edge --help
 example: bramble-edge device install /boot/firmware/bramble --dry-run"""
@@ -31,8 +33,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _device(arguments: list[str]) -> int:
-    dry = "--dry-run" in arguments
-    rest = [argument for argument in arguments if argument != "--dry-run"]
+    plain, dry = "--json" in arguments, "--dry-run" in arguments
+    rest = [argument for argument in arguments if argument not in ("--json", "--dry-run")]
     root = Path("/")
     if "--root" in rest and (at := rest.index("--root")) + 1 < len(rest):
         root = Path(rest[at + 1])
@@ -40,24 +42,40 @@ def _device(arguments: list[str]) -> int:
     match rest:
         case ["install", bundle]:
             changes = Installer(Path(bundle), root, dry=dry).run()
-            print("\n".join(changes) or "nothing to do")
+            _show({"changes": changes, "dry_run": dry}, changes or ["nothing to do"], plain=plain)
         case ["copy-status", source, target]:
-            copy_status(Path(source), Path(target))
+            lines = copy_status(Path(source), Path(target))
+            _show({"lines": lines}, [], plain=plain)
         case ["status"]:
-            print("\n".join(_status(root)))
+            clients = _clients(root)
+            _show({"clients": clients}, [_line(client) for client in clients], plain=plain)
         case _:
             print(USAGE, file=sys.stderr)
             return 2
     return 0
 
 
-def _status(root: Path) -> list[str]:
+def _show(document: dict[str, Any], lines: Sequence[str], *, plain: bool) -> None:
+    if plain:
+        print(json.dumps(document))
+    elif lines:
+        print("\n".join(lines))
+
+
+def _clients(root: Path) -> list[dict[str, Any]]:
+    """Those that are installed; `trial` is how a new one's trial stands, None for one that is on none."""
     prefix, state = root / str(slots.PREFIX).lstrip("/"), root / str(slots.STATE).lstrip("/")
     running = slots.chosen(prefix, state)
-    lines = []
+    found = []
     for slot in slots.SLOTS:
         if client := slots.client_of(prefix, slot):
-            trial = slots.trial_of(prefix, state, slot).get("state", "")
-            mark = "*" if slot == running else " "
-            lines.append(f"{mark} {slot}  {client['version']}  build {client['build']}  {trial}".rstrip())
-    return lines
+            trial = slots.trial_of(prefix, state, slot).get("state")
+            facts = {"version": client["version"], "build": client["build"], "trial": trial}
+            found.append({"slot": slot, "runs": slot == running, **facts})
+    return found
+
+
+def _line(client: dict[str, Any]) -> str:
+    mark = "*" if client["runs"] else " "
+    words = f"{mark} {client['slot']}  {client['version']}  build {client['build']}  {client['trial'] or ''}"
+    return words.rstrip()

@@ -27,14 +27,14 @@ def append_status(path: Path, lines: list[str]) -> None:
         os.fsync(log.fileno())
 
 
-def copy_status(source: Path, target: Path) -> None:
-    """Add the lines of `source` that `target` does not have yet, as far as there is room."""
-    held = _lines(target)
+def copy_status(source: Path, target: Path) -> int:
+    """Add the lines of `source` that `target` does not have yet, as far as there is room; how many."""
     if target.exists() and target.stat().st_size > MAX_LOG_BYTES:
-        return
-    known = set(held)
+        return 0
+    known = set(_lines(target))
     if news := [line for line in _lines(source) if line not in known]:
         append_status(target, news)
+    return len(news)
 
 
 def _lines(path: Path) -> list[str]:

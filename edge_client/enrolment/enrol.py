@@ -96,16 +96,16 @@ def renew(config: EdgeConfig) -> bool:
         return _renew(identity, client)
 
 
-def report_step(config: EdgeConfig, step: Step, state: State, detail: str = "") -> None:
-    """Tell of a step as far as that can be done; nothing that goes wrong with it stops a device."""
+def report_step(config: EdgeConfig, step: Step, state: State, detail: str = "") -> bool:
+    """Tell of a step as far as that can be done; whether the server heard it. No failure stops a device."""
     try:
         client = EnrolmentClient(config)
         enrolled = DeviceIdentity.of(config).certificate() is not None
     except EnrolmentError as exc:
         log.info("the server is not told: %s", exc)
         Steps(config, None).note(step, state, detail)
-    else:
-        Steps(config, client).tell(step, state, detail, enrolled=enrolled)
+        return False
+    return Steps(config, client).tell(step, state, detail, enrolled=enrolled)
 
 
 def _renew(identity: DeviceIdentity, client: EnrolmentClient) -> bool:

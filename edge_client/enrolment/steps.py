@@ -52,14 +52,17 @@ class Steps:
                 log.info("%s: %s", self._file, exc.strerror or exc)
         return report
 
-    def tell(self, step: Step, state: State, detail: str = "", *, enrolled: bool) -> None:
-        """A line in the file, and a report to the server if that can be done now."""
+    def tell(self, step: Step, state: State, detail: str = "", *, enrolled: bool) -> bool:
+        """A line in the file, and a report to the server if that can be done now; whether it was."""
         report = self.note(step, state, detail)
+        if self._client is None:
+            return False
         try:
-            if self._client is not None:
-                self._client.report(report, enrolled=enrolled)
+            self._client.report(report, enrolled=enrolled)
         except EnrolmentError as exc:
             log.info("the server was not told: %s", exc)
+            return False
+        return True
 
 
 def uptime_s() -> float:

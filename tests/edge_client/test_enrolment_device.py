@@ -374,7 +374,7 @@ def test_exit_statuses(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None
     assert "token_file" in capsys.readouterr().err
 
 
-def test_report_step_tells_both_and_never_fails(fleet: Fleet) -> None:
+def test_report_step_tells_both_and_never_fails(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
     fleet.token("pi-1")
     device = fleet.device("pi-1")
     settings = settings_file(device, fleet.folder / "pi-1")
@@ -384,9 +384,14 @@ def test_report_step_tells_both_and_never_fails(fleet: Fleet) -> None:
         assert [(row.step, row.detail) for row in look.steps()] == [("install", "in 12 s")]
     bare = settings_file(replace(device, enrolment=None), fleet.folder)
     assert main(["report-step", "install", "failed", "--config", bare]) == 0
+    capsys.readouterr()
+    assert main(["report-step", "install", "ok", "--config", settings, "--json"]) == 0
+    words = {"name": "pi-1", "step": "install", "state": "ok", "detail": ""}
+    assert json.loads(capsys.readouterr().out) == words | {"server_told": True}
     fleet.port = 1
     unreachable = settings_file(fleet.device("pi-1"), fleet.folder)
-    assert main(["report-step", "service", "started", "--config", unreachable]) == 0
+    assert main(["report-step", "service", "started", "--config", unreachable, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["server_told"] is False
     assert steps_of(fleet, "pi-1")[-1] == ("service", "started", "")
 
 

@@ -368,9 +368,15 @@ def test_the_device_program_installs(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out.endswith("nothing to do\n")
     assert device_main(["device", "status", "--root", str(root)]) == 0
     assert capsys.readouterr().out == "* a  1.0  build 1000\n"
+    assert device_main(["device", "status", "--root", str(root), "--json"]) == 0
+    [client] = json.loads(capsys.readouterr().out)["clients"]
+    assert client == {"slot": "a", "runs": True, "version": "1.0", "build": 1000, "trial": None}
     log = tmp_path / "log"
     log.write_text("line\n")
-    assert device_main(["device", "copy-status", str(log), str(tmp_path / "copy")]) == 0
+    assert device_main(["device", "copy-status", str(log), str(tmp_path / "copy"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"lines": 1}
+    assert device_main(["device", "install", str(folder), "--root", str(root), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"changes": [], "dry_run": False}
     assert (tmp_path / "copy").read_text() == "line\n"
     assert device_main(["device", "fly"]) == 2
     assert device_main(["device", "status", "--root", str(tmp_path / "none")]) == 1
