@@ -8,6 +8,8 @@ of the example, so ``softmax(log(p) / T)`` is ``softmax(logits / T)``.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -39,11 +41,17 @@ def temperature_losses(probabilities: Probabilities, labels: npt.NDArray[np.inte
 
 
 def fit_temperature(sums: CalibrationSums) -> float:
-    """The temperature of the grid with the least loss; 1 without examples."""
+    """The temperature of the grid with the least loss, the one nearest 1 of several.
+
+    1 without examples, and where the loss still falls at the grid's lowest temperature: a model without a
+    mistake in the examples is the better the surer it is, and no temperature can be found from them.
+    At the highest temperature it stays there, since doubt does less harm than false certainty.
+    """
     if not sums.examples:
         return 1.0
-    best: float = min(zip(sums.losses, TEMPERATURES, strict=True))[1]
-    return best
+    fits = zip(sums.losses, TEMPERATURES, strict=True)
+    best: float = min(fits, key=lambda fit: (fit[0], abs(math.log(fit[1]))))[1]
+    return best if best > TEMPERATURES[0] else 1.0
 
 
 def expected_calibration_error(

@@ -89,6 +89,26 @@ def test_without_examples_nothing_is_changed() -> None:
     assert fit_temperature(CalibrationSums()) == 1.0
 
 
+def test_a_model_without_a_mistake_is_not_made_surer() -> None:
+    probabilities = np.tile(np.array([[0.9, 0.1], [0.2, 0.8]], np.float32), (5, 1))
+    labels = np.tile([0, 1], 5)
+    losses = temperature_losses(probabilities, labels)
+    assert min(losses) == losses[0]  # the least at the lowest temperature: it would fall on for ever
+    assert fit_temperature(CalibrationSums(examples=10, losses=losses)) == 1.0
+
+
+def test_a_model_worse_than_guessing_gets_the_highest_temperature() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.8]], np.float32)
+    losses = temperature_losses(probabilities, np.array([1, 0]))
+    assert fit_temperature(CalibrationSums(examples=2, losses=losses)) == TEMPERATURES[-1]
+
+
+def test_of_equal_losses_the_nearest_to_one_is_taken() -> None:
+    losses = temperature_losses(np.full((4, 2), 0.5, np.float32), np.array([0, 1, 1, 0]))
+    assert len(set(losses)) == 1
+    assert fit_temperature(CalibrationSums(examples=4, losses=losses)) == 1.0
+
+
 # ---- likeness ----
 
 
