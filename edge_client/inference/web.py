@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import socket
 import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -43,12 +44,14 @@ class PredictionServer(ThreadingHTTPServer):
         self.device = device
         self.loopback = is_loopback(host)
         self._slots = threading.BoundedSemaphore(MAX_AT_ONCE)
-        super().__init__((host, port), _Handler)
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        super().__init__((host.strip("[]"), port), _Handler)
 
     @property
     def url(self) -> str:
         """Where it listens."""
-        return f"http://{self.server_address[0]!s}:{self.server_address[1]}/"
+        host = str(self.server_address[0])
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.server_address[1]}/"
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """A thread for each connection, a few at a time."""
@@ -107,8 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _may_ask(self) -> bool:
         """On loopback the address must be named as such, or a web site could have a browser ask for it."""
-        name = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host", "")
-        if self.server.loopback and not is_loopback(name):
+        if self.server.loopback and not is_loopback(_without_port(self.headers.get("Host", ""))):
             self._fail(HTTPStatus.FORBIDDEN, "this page is for this machine: ask 127.0.0.1")
             return False
         return True
@@ -168,6 +170,12 @@ def is_loopback(host: str) -> bool:
         return ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def _without_port(host: str) -> str:
+    """The name in a ``Host`` line; an IPv6 address has colons of its own, inside brackets."""
+    name, colon, port = host.rpartition(":")
+    return name if colon and port.isdecimal() else host
 
 
 def _page() -> bytes:

@@ -25,8 +25,8 @@ def server() -> Iterator[PredictionServer]:
     yield from serving(Answerer(ActiveModel(7, brightness_model(), SPEC)))
 
 
-def serving(model: Answerer) -> Iterator[PredictionServer]:
-    with PredictionServer(model, "127.0.0.1", 0, device="pi-1") as server:
+def serving(model: Answerer, host: str = "127.0.0.1") -> Iterator[PredictionServer]:
+    with PredictionServer(model, host, 0, device="pi-1") as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield server
@@ -125,6 +125,16 @@ def test_a_table_is_answered_row_by_row() -> None:
     for server in serving(Answerer(ActiveModel(3, table_model(), TABLE_SPEC))):
         rows = answer(server, b"a,b\n1,0.5\n1,word\n")["rows"]
         assert [row["label"] for row in rows] == ["bright", None]
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_the_loopback_of_ipv6_is_one(host: str) -> None:
+    for server in serving(Answerer(ActiveModel(7, brightness_model(), SPEC)), host):
+        assert server.url == f"http://[::1]:{server.server_address[1]}/"
+        assert ask(server, "GET", "/model")[0].status == 200  # Host: [::1]:PORT
+        assert ask(server, "GET", "/model", Host="[::1]")[0].status == 200  # as on port 80
+        assert ask(server, "GET", "/model", Host="[fd00::1]:80")[0].status == 403
 
 
 def test_what_is_this_machine() -> None:
