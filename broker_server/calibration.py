@@ -2,7 +2,8 @@
 
 The rule: the widest range, but no bound counts as more than `LIMIT` times the extent of the median device's.
 Widest, because with it the fleet's ranges are those of the pooled examples; limited, because one device with
-a broken sensor, or one that lies, would otherwise make every scale so coarse that nothing else is left.
+a broken sensor, or one that lies, would otherwise make every scale so coarse that nothing else is left. Of
+two devices nobody can say which one lies: it takes three.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from compression.errors import BrambleError
-from edge_client.wire.ranges import ActivationRanges
+from compression.records import loads
+from edge_client.wire.ranges import ActivationRanges, RangesPlan
 
 LIMIT = 4.0
 
 
 class CalibrationError(BrambleError, ValueError):
-    """Reports that cannot be merged."""
+    """Reports that cannot be merged, or a model that cannot be calibrated by the devices."""
 
 
 def merge_ranges(reports: Sequence[ActivationRanges]) -> dict[int, tuple[float, float]]:
@@ -30,7 +32,7 @@ def merge_ranges(reports: Sequence[ActivationRanges]) -> dict[int, tuple[float, 
     if not reports:
         raise CalibrationError("no device has reported activation ranges")
     tensors = reports[0].tensors
-    if any(report.tensors != tensors for report in reports):
+    if any((report.program, report.tensors) != (reports[0].program, tensors) for report in reports):
         raise CalibrationError("the devices' activation ranges are about different models")
     low = np.minimum(0.0, [report.low for report in reports])
     high = np.maximum(0.0, [report.high for report in reports])
@@ -38,3 +40,20 @@ def merge_ranges(reports: Sequence[ActivationRanges]) -> dict[int, tuple[float, 
     extent = LIMIT * np.median(high - low, axis=0)
     merged = zip(np.maximum(low, -extent).min(axis=0), np.minimum(high, extent).max(axis=0), strict=True)
     return {tensor: (float(a), float(b)) for tensor, (a, b) in zip(tensors, merged, strict=True)}
+
+
+def read_report(plan: RangesPlan, payload: bytes) -> ActivationRanges:
+    """A device's report on the plan's program.
+
+    Raises:
+        RecordError: it is none; bounds that are not finite or not in order are none.
+        CalibrationError: it is about another file, other tensors, or more examples than were asked for.
+    """
+    report = loads(ActivationRanges, payload, max_bytes=plan.max_report_bytes)
+    if report.program != plan.program.digest:
+        raise CalibrationError(f"ranges of program {report.program[:12]}, asked was {plan.program.digest[:12]}")
+    if report.tensors != plan.tensors:
+        raise CalibrationError(f"ranges of {len(report.tensors)} tensors, not the {len(plan.tensors)} asked for")
+    if report.examples > plan.examples:
+        raise CalibrationError(f"ranges over {report.examples} examples, asked were {plan.examples} at most")
+    return report

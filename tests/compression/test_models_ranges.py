@@ -120,6 +120,14 @@ def test_the_widest_counts_but_no_device_shouts_the_others_down() -> None:
     assert merge_ranges([*honest, ranges(-1e9, 1e9)]) == {0: (-12.0, 12.0)}  # 4 times the median extent, 3
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_tensor_that_is_dead_on_most_devices_keeps_its_range_on_the_others() -> None:
+    dead = [ranges(0.0, 0.0)] * 3
+    assert merge_ranges([*dead, ranges(0.0, 2.0)]) == {0: (0.0, 2.0)}
+    assert merge_ranges([*dead, ranges(0.0, 2.0), ranges(0.0, 3.0), ranges(0.0, 1e9)]) == {0: (0.0, 12.0)}
+    assert merge_ranges(dead) == {0: (0.0, 0.0)}
+
+
 def test_reports_that_do_not_fit_are_refused() -> None:
     with pytest.raises(CalibrationError, match="no device"):
         merge_ranges([])
