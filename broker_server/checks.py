@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from broker_server.calibration import CalibrationError, read_report
 from compression.errors import BrambleError
 from compression.records import RecordError, loads
 from compression.spec import ModelSpec, Weights
@@ -16,6 +17,7 @@ from edge_client.wire.blobs import BlobRef
 from edge_client.wire.calibration import CalibrationSums
 from edge_client.wire.evaluation import EvaluationSums
 from edge_client.wire.messages import Result, Task, TrainingReport
+from edge_client.wire.ranges import RangesPlan
 from edge_client.wire.variates import split_payload, variate_digest
 
 MAX_STEP = 1e4  # a weight that moved further in one round is no training
@@ -31,6 +33,8 @@ def max_payload_bytes(task: Task, parameters: int) -> int:
     """Most that a result of this task can need: no codec makes an update larger than twice float32."""
     if task.kind == "statistics":
         return MAX_STATISTICS_BYTES
+    if task.ranges:
+        return task.ranges.max_report_bytes
     updates = 2 if task.control else 1
     return updates * (8 * parameters + 65_536) if task.kind == "train" else 0
 
@@ -44,13 +48,15 @@ def check_result(
             raise RefusedError("the payload is not the one that the result names")
         if task.kind == "statistics":
             _check_statistics(task, payload)
+        elif task.ranges:
+            _check_ranges(task.ranges, result, payload)
         elif spec is not None:
             _check_evaluation(result.evaluation, spec, max_examples)
             _check_evaluation(result.tuned, spec, max_examples)
             _check_calibration(task, result, spec)
             _check_loss(result.training)
             _check_update(task, result, payload, spec)
-    except (CodecError, RecordError) as exc:
+    except (CodecError, RecordError, CalibrationError) as exc:
         raise RefusedError(str(exc)) from exc
 
 
@@ -58,6 +64,12 @@ def _check_statistics(task: Task, payload: bytes) -> None:
     statistics = loads(ColumnStatistics, payload, max_bytes=MAX_STATISTICS_BYTES)
     if tuple(column.name for column in statistics.columns) != task.columns:
         raise RefusedError("statistics of other columns than were asked for")
+
+
+def _check_ranges(plan: RangesPlan, result: Result, payload: bytes) -> None:
+    read_report(plan, payload)
+    if any((result.training, result.evaluation, result.tuned, result.calibration)):
+        raise RefusedError("more than the ranges that were asked for")
 
 
 def _check_evaluation(sums: EvaluationSums | None, spec: ModelSpec, max_examples: int) -> None:
@@ -89,7 +101,7 @@ def _check_calibration(task: Task, result: Result, spec: ModelSpec) -> None:
 def _plausible_moments(sums: CalibrationSums, spec: ModelSpec) -> bool:
     if not sums.seen:
         return True
-    fits = len(sums.features) == feature_count(spec.input) and sums.seen <= MAX_DESCRIBED
+    fits = len(sums.features) == feature_count(spec.raw_input) and sums.seen <= MAX_DESCRIBED
     return fits and plausible(sums)
 
 

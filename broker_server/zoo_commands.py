@@ -85,7 +85,7 @@ def _row(entry: ModelEntry) -> ZooRow:
 def _trained_part(entry: ModelEntry) -> Any:
     if entry.name not in TRANSFER:
         return build_model(entry.name, entry.default_input, len(CLASSES))
-    from broker_server.models.transfer import parts
+    from compression.models.cutting import parts
 
     return parts(build_model(f"{entry.name}@{RANDOM}", entry.default_input, len(CLASSES)))[1]
 

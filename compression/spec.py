@@ -34,6 +34,7 @@ from compression.records import Between, Length, Matches, Record, RecordError, d
 Weights = Mapping[str, npt.NDArray[np.float32]]  # by tensor name, in the order of ModelSpec.tensors
 
 MAX_PARAMETERS = 100_000_000  # 400 MB of float32: more than any Pi can train
+MAX_FEATURES = 4096  # that an extractor makes of a picture: ResNet-50 makes 2,048
 MAX_SPEC_BYTES = 1 << 20
 MAX_TFLITE_BYTES = 512 << 20
 
@@ -110,6 +111,25 @@ class TableInput(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class FeatureInput(Record):
+    """Two steps: a picture as `picture` says, then what a frozen network, the extractor, makes of it."""
+
+    TAG: ClassVar[str] = "features"
+    picture: ImageInput
+    extractor: Annotated[str, Matches(r"[0-9a-f]{64}")]  # SHA-256 of the TFLite file
+    features: Annotated[int, Between(1, MAX_FEATURES)]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one example, (number of features,)."""
+        return (self.features,)
+
+
+RawInput = ImageInput | TableInput  # what a person has: pictures and rows
+Input = RawInput | FeatureInput
+
+
+@dataclass(frozen=True, slots=True)
 class Augmentation(Record):
     """Random changes to training pictures, drawn anew for each example and epoch."""
 
@@ -133,7 +153,7 @@ class ModelSpec(Record):
     """
 
     name: Name
-    input: ImageInput | TableInput
+    input: ImageInput | TableInput | FeatureInput
     classes: Annotated[tuple[Label, ...], Length(2, 4096)]
     tensors: Annotated[tuple[TensorSpec, ...], Length(1, 4096)]
     batch_size: Annotated[int, Between(1, 4096)] = 16
@@ -159,6 +179,16 @@ class ModelSpec(Record):
     def digest(self) -> str:
         """SHA-256 of the canonical spec, hexadecimal."""
         return hashlib.sha256(dumps(self)).hexdigest()
+
+    @property
+    def raw_input(self) -> RawInput:
+        """What an example is before any extractor."""
+        return self.input.picture if isinstance(self.input, FeatureInput) else self.input
+
+    @property
+    def whole(self) -> ModelSpec:
+        """Of the network that is released: with its extractor in it, so that it takes pictures."""
+        return replace(self, input=self.raw_input)
 
     @property
     def trainable(self) -> ModelSpec:

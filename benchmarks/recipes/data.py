@@ -116,7 +116,7 @@ def _built(reference: str, data: RecipeData) -> Any:
 
 
 def _train(model: Any, data: RecipeData, epochs: int, report: Report) -> None:
-    from broker_server.models.transfer import is_transfer, parts  # noqa: PLC0415 - after TensorFlow
+    from compression.models.cutting import is_transfer, parts  # noqa: PLC0415 - after TensorFlow
     from compression.models.network import with_logits  # noqa: PLC0415
 
     inputs, trained = data.train.inputs, model

@@ -1,8 +1,7 @@
 """Transfer models: a frozen backbone that others trained, and a small head that the devices train.
 
-The whole is one Keras graph, pictures in and probabilities out. `parts` cuts it at the layer "features": what
-is before runs once a picture as an int8 file on the device (`compression.models.extractor`), what is behind
-is compiled for training like any small network. Dropout 0.3, dense 32, softmax.
+The whole is one Keras graph, pictures in and probabilities out, that `compression.models.cutting` cuts at the
+layer "features". Behind it: dropout 0.3, dense 32, softmax.
 
 Backbones take their input in different ways. All of them get pictures from 0 to 1 here, and a fixed 1x1
 convolution makes of them what each was trained on, so that devices need to know nothing about it.
@@ -23,8 +22,8 @@ from tf_keras import layers
 
 from broker_server.models.errors import ModelError
 from broker_server.models.zoo import RANDOM
+from compression.models.cutting import CUT
 
-CUT = "features"
 IMAGENET = "imagenet"
 
 SWAPPED = ((0.0, 0.0, 255.0), (0.0, 255.0, 0.0), (255.0, 0.0, 0.0))  # red, green, blue to blue, green, red
@@ -88,22 +87,6 @@ def transfer_model(name: str, weights: str, input_shape: Sequence[int], classes:
     for layer in top.layers:
         layer.trainable = False
     return model
-
-
-def parts(model: Any) -> tuple[Any, Any]:
-    """The frozen part, pictures to features, and the head, features to probabilities; they share weights."""
-    cut = model.get_layer(CUT)
-    extractor = tf_keras.Model(model.input, cut.output, name=f"{model.name}_extractor")
-    behind = model.layers[model.layers.index(cut) + 1 :]
-    features = x = layers.Input(tuple(cut.output.shape[1:]), name="extracted")
-    for layer in behind:
-        x = layer(x)
-    return extractor, tf_keras.Model(features, x, name=f"{model.name}_head")
-
-
-def is_transfer(model: Any) -> bool:
-    """Whether `parts` can cut it."""
-    return any(layer.name == CUT for layer in model.layers)
 
 
 def _backbone(name: str, backbone: Backbone, weights: str, fed: Any) -> Any:

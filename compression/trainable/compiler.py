@@ -11,11 +11,10 @@ import numpy.typing as npt
 
 from compression.spec import (
     Augmentation,
-    ImageInput,
+    Input,
     Loss,
     ModelSpec,
     Optimizer,
-    TableInput,
     TrainableBundle,
 )
 from compression.trainable.constraints import Constraint
@@ -47,7 +46,7 @@ def compile_trainable(
     model: Any,
     *,
     name: str,
-    input: ImageInput | TableInput,
+    input: Input,
     classes: Sequence[str],
     loss: Loss = "binary_crossentropy",
     optimizer: Optimizer = "adam",

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from compression.spec import ImageInput, TableInput
+from compression.spec import FeatureInput, ImageInput, Input, TableInput
 from edge_client.data.errors import DataError
 from edge_client.data.pictures import to_pixels
 
@@ -43,8 +43,10 @@ def preprocess(example: Example, input: ImageInput | TableInput) -> npt.NDArray[
     return normalise(to_pixels(example, input), input)
 
 
-def normalise(inputs: npt.NDArray[Any], input: ImageInput | TableInput) -> npt.NDArray[np.float32]:
-    """Raw inputs [..., *input.shape], uint8 pixels or column values, as float32 of the same shape."""
+def normalise(inputs: npt.NDArray[Any], input: Input) -> npt.NDArray[np.float32]:
+    """Raw inputs [..., *input.shape], uint8 pixels or column values, as float32; features as they are."""
+    if isinstance(input, FeatureInput):
+        return inputs.astype(np.float32)
     if isinstance(input, ImageInput):
         scaled: npt.NDArray[np.float32] = inputs.astype(np.float32)
         scaled *= np.float32(input.scale)

@@ -63,7 +63,7 @@ class Answerer:
         likeness = self.model.answering.likeness
         if likeness is None:
             return None
-        distance = float(distances(likeness, describe(example[None], self.model.spec.input))[0])
+        distance = float(distances(likeness, describe(example[None], self.model.spec.raw_input))[0])
         return distance / max(likeness.limit, 1e-9)
 
 
@@ -73,7 +73,7 @@ def at_home(answering: Answering, spec: ModelSpec, data: LocalData) -> Answering
     if likeness is None or not len(data.validation_index):
         return answering
     features = [
-        describe(batch.inputs[batch.weights > 0], spec.input)
+        describe(batch.inputs[batch.weights > 0], spec.raw_input)
         for batch in batches(data, data.validation_index, spec)
     ]
     limit = own_limit(likeness, np.concatenate(features))

@@ -88,7 +88,7 @@ def run_gate(
 
 def preparation_digest(spec: ModelSpec) -> str:
     """Names the classes and the preprocessing of a spec: a file made for others answers nonsense."""
-    return sha256(dumps(spec.input) + b"\0" + "\0".join(spec.classes).encode())
+    return sha256(dumps(spec.raw_input) + b"\0" + "\0".join(spec.classes).encode())
 
 
 def refusal(reason: str) -> GateVerdict:

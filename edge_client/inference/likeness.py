@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from compression.spec import ImageInput, TableInput
+from compression.spec import RawInput, TableInput
 from edge_client.wire.calibration import MAX_FEATURES, CalibrationSums, Likeness
 
 GRID = 4  # blocks a side
@@ -30,7 +30,7 @@ Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
 
-def describe(inputs: Floats, input: ImageInput | TableInput) -> Doubles:
+def describe(inputs: Floats, input: RawInput) -> Doubles:
     """Features [N, d] of preprocessed inputs [N, *input.shape]; d is at most `MAX_FEATURES`."""
     if isinstance(input, TableInput):
         return _describe_rows(np.clip(inputs.astype(np.float64), -LARGEST, LARGEST))
@@ -44,7 +44,7 @@ def describe(inputs: Floats, input: ImageInput | TableInput) -> Doubles:
     return np.concatenate(parts) if parts else np.zeros((0, MAX_FEATURES))
 
 
-def feature_count(input: ImageInput | TableInput) -> int:
+def feature_count(input: RawInput) -> int:
     """How many features `describe` gives for such inputs."""
     return len(describe(np.zeros((1, *input.shape), np.float32), input)[0])
 

@@ -74,7 +74,9 @@ def predict_files(model: Answers, paths: Sequence[Path], stdin: bytes = b"") -> 
         DataError: a path does not exist, or a folder holds nothing this model takes.
     """
     spec = model.model.spec
-    files = [file for path in paths for file in _files(path, spec.input)]  # all good before the first answer
+    files = [
+        file for path in paths for file in _files(path, spec.raw_input)
+    ]  # all good before the first answer
     return (row for file in files for row in _of_file(model, file, stdin if file == STDIN else None))
 
 
@@ -84,7 +86,7 @@ def predict_bytes(model: Answers, name: str, data: bytes) -> Iterator[Prediction
 
 
 def _of_file(model: Answers, file: Path, data: bytes | None) -> Iterator[Prediction]:
-    input = model.model.spec.input
+    input = model.model.spec.raw_input
     examples = (
         _picture(file, input, data) if isinstance(input, ImageInput) else _table_rows(file, input, data)
     )

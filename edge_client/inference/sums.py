@@ -28,16 +28,25 @@ class Predicts(Protocol):
 
 
 def calibration_sums(
-    model: Predicts, data: LocalData, alive: Callable[[], None] = lambda: None
+    model: Predicts,
+    data: LocalData,
+    alive: Callable[[], None] = lambda: None,
+    *,
+    raw: LocalData | None = None,
 ) -> CalibrationSums:
-    """Losses over the validation examples, moments over the training examples; `alive` before each batch."""
+    """Losses over the validation examples, moments over the training examples; `alive` before each batch.
+
+    Args:
+        raw: the same examples as a released model takes them, where `data` has their features.
+    """
     chosen = data.train_index
     if len(chosen) > MAX_DESCRIBED:
         chosen = chosen[np.linspace(0, len(chosen) - 1, MAX_DESCRIBED).astype(int)]
     total = CalibrationSums()
-    for batch in batches(data, chosen, model.spec):
+    whole = model.spec.whole
+    for batch in batches(raw or data, chosen, whole):
         alive()
-        total += moments(describe(batch.inputs[batch.weights > 0], model.spec.input))
+        total += moments(describe(batch.inputs[batch.weights > 0], whole.raw_input))
     for batch in batches(data, data.validation_index, model.spec):
         alive()
         real = batch.weights > 0

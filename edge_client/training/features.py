@@ -1,161 +1,158 @@
-"""Features of pictures: a frozen backbone runs once a picture, and the device remembers what came out.
+"""Features of pictures: a frozen network runs once a picture, and its head trains on what came out.
 
-A head of a few layers trains on the features as on the rows of a table. They are kept in one file a backbone,
-by the content of picture and backbone: a picture that comes back under another name is not run again, and a
-new backbone starts a new file. Records are only ever appended; one that was cut off by a power failure, or
-damaged, is not believed and made again::
-
-    32  SHA-256 of backbone and preprocessed picture
-    4n  float32 features, little-endian
-    4   CRC-32 of the two
+The extractor is in memory only while there are pictures that nobody has run: with every feature in the cache
+it is not even read. It is gone before a trainer is made, so a device never holds both.
 """
 
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
-import struct
-import zlib
-from collections.abc import Callable, Iterator
+import tempfile
+import time
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from compression.spec import ImageInput, TableInput
+from compression.spec import FeatureInput
 from edge_client.data import LocalData, normalise
+from edge_client.data.cache import release_pages
 from edge_client.runtime import make_interpreter
+from edge_client.training.feature_cache import FeatureCache
 from edge_client.training.trainer import FloatArray, TrainingError
 
-KEY_BYTES = 32
-CRC = struct.Struct("<I")
-MAX_FEATURES = 4096  # columns of a TableInput
+KEEP_EVERY, KEEP_AFTER_S = 64, 5.0  # pictures, or seconds of work, that a power failure may cost
+RELEASE_EVERY = 256  # pictures between two calls to give mapped pages back
 
 Progress = Callable[[int, int], None]  # pictures done and in all
+ReadFile = Callable[[], bytes]
 
 
 class FeatureExtractor:
-    """An int8 backbone in memory: float32 [1, *input] in, float32 [1, features] out.
+    """A frozen network in memory: float32 [1, *picture] in, float32 [1, features] out.
 
     Raises:
-        TrainingError: the runtime refuses the file, or its shapes are other ones.
+        TrainingError: the file is another one, the runtime refuses it, or its shapes are other ones.
     """
 
-    def __init__(self, model: bytes, input: ImageInput, *, threads: int = 1) -> None:
+    def __init__(self, model: bytes, input: FeatureInput, *, threads: int = 1) -> None:
+        if hashlib.sha256(model).hexdigest() != input.extractor:
+            raise TrainingError("the extractor's file is not the one that the model was made with")
         try:
             self._interpreter = make_interpreter(model, threads=threads)
         except (ValueError, RuntimeError) as exc:
             raise TrainingError(f"the extractor does not run here: {exc}") from exc
         source, target = self._interpreter.get_input_details()[0], self._interpreter.get_output_details()[0]
         found = [tuple(int(extent) for extent in detail["shape"]) for detail in (source, target)]
-        if found[0] != (1, *input.shape) or len(found[1]) != 2 or not 1 <= found[1][1] <= MAX_FEATURES:
-            raise TrainingError(f"the extractor takes {found[0]} and gives {found[1]}, for {input.shape}")
-        self.input = input
-        self.features = found[1][1]
-        self.digest = hashlib.sha256(model).digest()
+        if found != [(1, *input.picture.shape), (1, input.features)]:
+            raise TrainingError(
+                f"the extractor takes {found[0]} and gives {found[1]}, for {input.picture.shape} and "
+                f"{input.features} features"
+            )
         self._source, self._target = int(source["index"]), int(target["index"])
 
     def __call__(self, picture: FloatArray) -> FloatArray:
-        """Features [features] of one preprocessed picture [*input]."""
-        self._interpreter.set_tensor(self._source, picture[None])
-        self._interpreter.invoke()
-        return np.array(self._interpreter.get_tensor(self._target)[0], np.float32)
+        """Features [features] of one preprocessed picture [*picture].
 
-    def key(self, pixels: npt.NDArray[Any]) -> bytes:
-        """What the features of a picture are kept under."""
-        return hashlib.sha256(self.digest + str(self.input).encode() + pixels.tobytes()).digest()
-
-
-class FeatureCache:
-    """The features of one extractor on disk; the folder is shared by all extractors."""
-
-    def __init__(self, folder: Path, extractor: FeatureExtractor) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = folder / f"features-{extractor.digest.hex()[:32]}.bin"
-        self._size = KEY_BYTES + 4 * extractor.features + CRC.size
-        self._places = dict(self._scan())
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def get(self, key: bytes) -> FloatArray | None:
-        """Features, or None if they are not there."""
-        place = self._places.get(key)
-        if place is None:
-            return None
-        with self._file.open("rb") as stream:
-            stream.seek(place)
-            record = stream.read(self._size)
-        return np.frombuffer(record[KEY_BYTES : -CRC.size], "<f4").astype(np.float32)
-
-    def add(self, found: dict[bytes, FloatArray]) -> None:
-        """Append and sync; raise OSError if the disk is full, and what was there stays."""
-        if not found:
-            return
-        end = self._whole()
-        with self._file.open("r+b" if self._file.exists() else "w+b") as stream:
-            stream.truncate(end)  # what a power failure cut off
-            stream.seek(end)
-            for key, features in found.items():
-                body = key + np.asarray(features, "<f4").tobytes()
-                stream.write(body + CRC.pack(zlib.crc32(body)))
-            stream.flush()
-            os.fsync(stream.fileno())
-        self._places |= {key: end + number * self._size for number, key in enumerate(found)}
-
-    def _whole(self) -> int:
-        size = self._file.stat().st_size if self._file.exists() else 0
-        return size - size % self._size
-
-    def _scan(self) -> Iterator[tuple[bytes, int]]:
-        if not self._file.exists():
-            return
-        with self._file.open("rb") as stream:
-            for place in range(0, self._whole(), self._size):
-                record = stream.read(self._size)
-                body, (crc,) = record[: -CRC.size], CRC.unpack(record[-CRC.size :])
-                if zlib.crc32(body) == crc:
-                    yield body[:KEY_BYTES], place
+        Raises:
+            TrainingError: it does not run, or gives a value that is not finite.
+        """
+        try:
+            self._interpreter.set_tensor(self._source, picture[None])
+            self._interpreter.invoke()
+        except (ValueError, RuntimeError) as exc:
+            raise TrainingError(f"the extractor does not run: {exc}") from exc
+        features = np.array(self._interpreter.get_tensor(self._target)[0], np.float32)
+        if not np.isfinite(features).all():
+            raise TrainingError("the extractor gives features that are not finite")
+        return features
 
 
 def extract_features(
-    data: LocalData,
-    extractor: FeatureExtractor,
+    pictures: LocalData,
+    input: FeatureInput,
+    read: ReadFile,
     *,
     cache: FeatureCache | None = None,
-    progress: Progress | None = None,
-    batch: int = 64,
+    threads: int = 1,
+    progress: Progress = lambda _done, _total: None,
 ) -> LocalData:
-    """The same examples and splits with features in place of pixels; `feature_input` is their spec's input.
+    """The same examples and splits with features in place of pixels.
 
     Args:
-        data: pictures, as `load_data` gives them for the extractor's input.
-        cache: asked first, and given what is new after every `batch` pictures.
+        pictures: as `load_data` gives them for `input.picture`.
+        input: the two steps.
+        read: the extractor's file; called if a picture is not in the cache.
+        cache: asked first, and given what is new every few pictures; None keeps all in memory.
+        progress: called after every picture; may raise to end the work, what is cached stays.
+
+    Raises:
+        TrainingError: the extractor does not fit, or does not run here.
+        OSError: the disk is full.
     """
-    wanted = np.sort(np.concatenate([data.train_index, data.validation_index, data.test_index]))
-    rows = np.zeros((len(data.inputs), extractor.features), np.float32)
-    fresh: dict[bytes, FloatArray] = {}
+    wanted = np.sort(np.concatenate([pictures.train_index, pictures.validation_index, pictures.test_index]))
+    rows = _rows((len(pictures.inputs), input.features), cache)
+    features_of = _Extraction(input, read, cache, threads)
     for done, index in enumerate(wanted.tolist(), start=1):
-        pixels = data.inputs[index]
-        key = extractor.key(pixels)
-        known = fresh.get(key)
-        if known is None and cache is not None:
-            known = cache.get(key)
-        features = extractor(normalise(pixels, extractor.input)) if known is None else known
-        rows[index] = features
+        rows[index] = features_of(pictures, index)
+        if done % RELEASE_EVERY == 0 or done == len(wanted):
+            release_pages(pictures.inputs)
+            release_pages(rows)
+        progress(done, len(wanted))
+    features_of.keep()
+    return replace(pictures, inputs=rows)
+
+
+class _Extraction:
+    """The cache in front of the extractor."""
+
+    def __init__(self, input: FeatureInput, read: ReadFile, cache: FeatureCache | None, threads: int) -> None:
+        self._input = input
+        self._read = read
+        self._cache = cache
+        self._threads = threads
+        self._extractor: FeatureExtractor | None = None
+        self._fresh: dict[bytes, FloatArray] = {}
+        self._kept_at = time.monotonic()
+
+    def __call__(self, pictures: LocalData, index: int) -> FloatArray:
+        pixels = pictures.inputs[index]
+        if self._cache is None:
+            return self._run(pixels)
+        key = self._cache.key(pixels)
+        known = self._fresh.get(key)
         if known is None:
-            fresh[key] = features
-        if cache is not None and (len(fresh) >= batch or done == len(wanted)):
-            cache.add(fresh)
-            fresh = {}
-        if progress is not None:
-            progress(done, len(wanted))
-    return replace(data, inputs=rows)
+            known = self._cache.get(key)
+        if known is not None:
+            return known
+        features = self._fresh[key] = self._run(pixels)
+        if len(self._fresh) >= KEEP_EVERY or time.monotonic() - self._kept_at > KEEP_AFTER_S:
+            self.keep()
+        return features
+
+    def _run(self, pixels: npt.NDArray[Any]) -> FloatArray:
+        if self._extractor is None:
+            self._extractor = FeatureExtractor(self._read(), self._input, threads=self._threads)
+        return self._extractor(normalise(pixels, self._input.picture))
+
+    def keep(self) -> None:
+        """Write down what is new."""
+        if self._cache is not None:
+            self._cache.add(self._fresh)
+        self._fresh = {}
+        self._kept_at = time.monotonic()
 
 
-def feature_input(features: int) -> TableInput:
-    """The input of a head: so many columns, taken as they are."""
-    columns = tuple(f"feature_{number}" for number in range(1, features + 1))
-    return TableInput(columns, (0.0,) * features, (1.0,) * features)
+def _rows(shape: tuple[int, int], cache: FeatureCache | None) -> FloatArray:
+    """Zeros; beside a cache in a file without a name, so that a thousand rows cost a few pages of memory."""
+    if cache is None:
+        return np.zeros(shape, np.float32)
+    size = 4 * shape[0] * shape[1]
+    with tempfile.TemporaryFile(dir=cache.folder) as file:
+        os.posix_fallocate(file.fileno(), 0, size)  # a full disk says so here, not with SIGBUS later
+        mapped = mmap.mmap(file.fileno(), size)
+    return np.frombuffer(mapped, np.float32).reshape(shape)

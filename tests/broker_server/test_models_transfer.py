@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 from pathlib import Path
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 
 from broker_server.models import TRANSFER, ModelError, build_model, find_entry
-from compression.spec import ImageInput
+from compression.spec import FeatureInput, ImageInput
 from edge_client.data import LocalData, batches
 from edge_client.training import LiteRTTrainer
-from edge_client.training.features import FeatureCache, FeatureExtractor, extract_features, feature_input
+from edge_client.training.feature_cache import FeatureCache
+from edge_client.training.features import FeatureExtractor, extract_features
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.timeout(900)  # networks of 52 layers, converted
@@ -48,7 +50,7 @@ def pictures() -> LocalData:
 
 @pytest.fixture(scope="module")
 def extractor_file(model: Any, pictures: LocalData) -> bytes:
-    from broker_server.models.transfer import parts
+    from compression.models.cutting import parts
     from compression.models.extractor import export_extractor
 
     exported = export_extractor(parts(model)[0], pictures.inputs[:16].astype(np.float32) / 255)
@@ -56,8 +58,12 @@ def extractor_file(model: Any, pictures: LocalData) -> bytes:
     return exported.tflite
 
 
+def steps_of(file: bytes, picture: ImageInput = INPUT) -> FeatureInput:
+    return FeatureInput(picture, hashlib.sha256(file).hexdigest(), 1280)
+
+
 def test_the_parts_are_the_whole(model: Any, pictures: LocalData) -> None:
-    from broker_server.models.transfer import is_transfer, parts
+    from compression.models.cutting import is_transfer, parts
 
     extractor, head = parts(model)
     x = pictures.inputs[:4].astype(np.float32) / 255
@@ -82,19 +88,19 @@ def test_pictures_reach_the_backbone_as_it_was_trained() -> None:
 def test_a_head_learns_on_the_features_of_an_int8_backbone(
     model: Any, pictures: LocalData, extractor_file: bytes, tmp_path: Path
 ) -> None:
-    from broker_server.models.transfer import parts
+    from compression.models.cutting import parts
     from compression.trainable.compiler import compile_trainable
 
-    extractor = FeatureExtractor(extractor_file, INPUT)
-    cache = FeatureCache(tmp_path, extractor)
-    data = extract_features(pictures, extractor, cache=cache, batch=5)
+    steps = steps_of(extractor_file)
+    cache = FeatureCache(tmp_path, steps)
+    data = extract_features(pictures, steps, lambda: extractor_file, cache=cache)
     assert len(cache) == 31  # one picture was there twice
     np.testing.assert_array_equal(data.inputs[31], data.inputs[0])
 
     head = compile_trainable(
         parts(model)[1],
         name="head",
-        input=feature_input(extractor.features),
+        input=steps,
         classes=pictures.classes,
         loss="categorical_crossentropy",
         batch_size=8,
@@ -113,31 +119,6 @@ def test_a_head_learns_on_the_features_of_an_int8_backbone(
     assert found.examples == 8 and (found.accuracy or 0) > 0.8
 
 
-def test_features_are_made_once_and_damaged_ones_again(
-    pictures: LocalData, extractor_file: bytes, tmp_path: Path
-) -> None:
-    extractor = FeatureExtractor(extractor_file, INPUT)
-    first = extract_features(pictures, extractor, cache=FeatureCache(tmp_path, extractor)).inputs
-    [file] = tmp_path.iterdir()
-
-    class Idle(FeatureExtractor):
-        def __call__(self, picture: Any) -> Any:
-            raise AssertionError("ran again")
-
-    idle = Idle(extractor_file, INPUT)
-    np.testing.assert_array_equal(
-        extract_features(pictures, idle, cache=FeatureCache(tmp_path, idle)).inputs, first
-    )
-    record = len(file.read_bytes()) // 31
-    damaged = bytearray(file.read_bytes())[: -record // 2]  # the power failed in the last one
-    damaged[record + 40] ^= 1  # and a bit of the second turned
-    file.write_bytes(damaged)
-    cache = FeatureCache(tmp_path, extractor)
-    assert len(cache) == 29
-    np.testing.assert_array_equal(extract_features(pictures, extractor, cache=cache).inputs, first)
-    assert len(FeatureCache(tmp_path, extractor)) == 31
-
-
 def test_both_runtimes_extract_alike(pictures: LocalData, extractor_file: bytes, tmp_path: Path) -> None:
     python = Path(os.environ.get("BRAMBLE_TFLITE_PYTHON", CHECKOUT / ".venv-tflite" / "bin" / "python"))
     if not python.exists():
@@ -151,7 +132,7 @@ def test_both_runtimes_extract_alike(pictures: LocalData, extractor_file: bytes,
         timeout=60,
         capture_output=True,
     )
-    here = extract_features(pictures, FeatureExtractor(extractor_file, INPUT)).inputs[:8]
+    here = extract_features(pictures, steps_of(extractor_file), lambda: extractor_file).inputs[:8]
     there = np.load(tmp_path / "extractor.npy")
     # One step of rounding in each of 52 random layers adds up: alike, not equal.
     assert np.corrcoef(here.ravel(), there.ravel())[0, 1] > 0.95
@@ -162,9 +143,11 @@ def test_an_extractor_for_other_pictures_is_refused(extractor_file: bytes) -> No
     from edge_client.training import TrainingError
 
     with pytest.raises(TrainingError, match=r"takes \(1, 32, 32, 1\)"):
-        FeatureExtractor(extractor_file, ImageInput(64, 64, 1))
+        FeatureExtractor(extractor_file, steps_of(extractor_file, ImageInput(64, 64, 1)))
+    with pytest.raises(TrainingError, match="not the one that the model was made with"):
+        FeatureExtractor(extractor_file + b"\0", steps_of(extractor_file))
     with pytest.raises(TrainingError, match="does not run here"):
-        FeatureExtractor(b"no model", INPUT)
+        FeatureExtractor(b"no model", steps_of(b"no model"))
 
 
 def test_weights_that_cannot_be_had_are_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
