@@ -10,11 +10,11 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmarks.children import run_child
 from benchmarks.errors import BenchmarkError
 from benchmarks.wire import MIN_PARAMETERS
 from compression.spec import MAX_PARAMETERS
 from compression.updates import PROFILES
+from edge_client.measure.children import run_child
 
 Report = Callable[[str, float], None]
 CHILD = "benchmarks.aggregate_child"

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.children import peak_rss_mb, pin
 from benchmarks.wire import SETTLED_ROUND, made_up_tensors, made_up_update
 from benchmarks.wire_child import DIGEST
 from broker_server.checks import check_steps
 from broker_server.strategies.sums import Sums
 from compression.spec import TensorSpec
 from compression.updates import PROFILES, decode_update, encode_update
+from edge_client.health import peak_rss_mb
+from edge_client.measure.children import pin
 
 DIFFERENT = 8  # updates that are made; they come round again and again
 COPIED_BYTES = 1 << 27  # far more than any cache holds

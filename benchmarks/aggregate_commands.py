@@ -6,12 +6,12 @@ import argparse
 from dataclasses import asdict
 
 from benchmarks.aggregate import AggregateResult, benchmark_aggregate, verdict
-from benchmarks.environment import read_environment
 from benchmarks.output import add_saving, emit
 from compression.command_line import Commands, command, count
 from compression.progress import progress_bar
 from compression.text_table import bytes_text, text_table
 from compression.updates import PROFILES
+from edge_client.measure.environment import read_environment
 
 
 def add_aggregate(commands: Commands) -> None:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from benchmarks.codec_text import accuracy_text, wire_text
 from benchmarks.codecs import CODECS
-from benchmarks.environment import Environment, read_environment
 from benchmarks.federation_options import add_federation, add_plot, plan_of
 from benchmarks.wire import WireResult, benchmark_wire
 from compression.command_line import Commands, command, fraction, names, seconds
 from compression.progress import progress_bar
+from edge_client.measure.environment import facts, read_environment
+from edge_client.wire.measurement import Environment
 
 if TYPE_CHECKING:
     from benchmarks.accuracy_bytes import CodecResult
@@ -112,7 +113,7 @@ def _print(
 ) -> int:
     """A list of rows, each with the machine in it: a row that is cut out still says where it was measured."""
     if arguments.json:
-        shared = {"benchmark": kind, "environment": asdict(environment)}
+        shared = {"benchmark": kind, "environment": facts(environment)}
         print(json.dumps([asdict(result) | shared for result in results], indent=2))
     else:
         print(f"{text}\n\non: {environment.label}")

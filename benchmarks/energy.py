@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.environment import Environment
 from benchmarks.errors import BenchmarkError
-from benchmarks.models import LoadedModel, open_model, read_model
+from benchmarks.models import read_model
 from benchmarks.power import Integral, Meter, find_meter, typical_watts
+from edge_client.measure.model import LoadedModel, open_model
+from edge_client.wire.measurement import Environment
 
 Report = Callable[[str, float], None]
 ESTIMATE = "estimate"

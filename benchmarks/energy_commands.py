@@ -7,11 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.energy import EnergyResult, benchmark_energy, verdict
-from benchmarks.environment import read_environment
 from benchmarks.output import add_saving, emit
 from compression.command_line import Commands, command, number, seconds
 from compression.progress import progress_bar
 from compression.text_table import text_table
+from edge_client.measure.environment import read_environment
 
 MAX_WATTS = 100.0
 

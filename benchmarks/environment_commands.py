@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks.environment import read_environment
 from benchmarks.output import add_saving, emit
 from benchmarks.text import environment_text
 from compression.command_line import Commands, command
+from edge_client.measure.environment import read_environment
 
 
 def add_environment(commands: Commands) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from compression.errors import BrambleError
+from edge_client.measure.errors import MeasureError
 
 
-class BenchmarkError(BrambleError, ValueError):
+class BenchmarkError(MeasureError):
     """Something cannot be measured; the message says what and why."""

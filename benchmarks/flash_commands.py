@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.environment import read_environment
 from benchmarks.errors import BenchmarkError
 from benchmarks.flash import FlashResult, benchmark_flash
 from benchmarks.flash_image import KINDS
 from compression.command_line import Commands, command, count, names, number
 from compression.progress import progress_bar
 from compression.text_table import text_table
+from edge_client.measure.environment import facts, read_environment
 
 SMALLEST_MB = 8
 
@@ -77,7 +77,7 @@ def run_flash(arguments: argparse.Namespace) -> int:
         )
     rows = [asdict(result) for result in results]
     if arguments.json:
-        document = {"benchmark": "flash", "environment": asdict(environment), **rows[0], "results": rows}
+        document = {"benchmark": "flash", "environment": facts(environment), **rows[0], "results": rows}
         print(json.dumps(document, indent=2))
     else:
         print(f"{flash_text(results)}\n\non: {environment.label}")

@@ -7,15 +7,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.environment import read_environment
 from benchmarks.latency import benchmark_latency
 from benchmarks.latency_words import OPERATORS, verdict
 from benchmarks.output import add_saving, emit
 from benchmarks.runtimes import benchmark_runtimes
 from benchmarks.text import latency_text
-from benchmarks.timing import TimingRule
 from compression.command_line import Commands, command, counts, names, percent, seconds
 from compression.progress import progress_bar
+from edge_client.measure.environment import read_environment
+from edge_client.measure.timing import TimingRule
 
 
 def add_latency(commands: Commands) -> None:

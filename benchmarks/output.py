@@ -10,13 +10,13 @@ import argparse
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.environment import Environment
 from benchmarks.errors import BenchmarkError
+from edge_client.measure.environment import facts
+from edge_client.wire.measurement import Environment
 
 SCHEMA = 1
 HISTORY = "bramble/benchmarks.jsonl"
@@ -69,7 +69,7 @@ def envelope(kind: str, environment: Environment, plain: Mapping[str, Any]) -> d
         "schema": SCHEMA,
         "benchmark": kind,
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "environment": asdict(environment),
+        "environment": facts(environment),
         **plain,
     }
 

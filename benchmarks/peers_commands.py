@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.environment import read_environment
 from benchmarks.output import add_saving, emit
 from benchmarks.peers.plan import Plan, SystemResult
 from compression.command_line import Commands, command, count, seconds
 from compression.progress import progress_bar
 from compression.text_table import bytes_text, text_table
 from compression.updates import PROFILES
+from edge_client.measure.environment import read_environment
 
 
 def add_peers(commands: Commands) -> None:

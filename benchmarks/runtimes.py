@@ -10,12 +10,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.children import run_child
-from benchmarks.conditions import Conditions
 from benchmarks.errors import BenchmarkError
-from benchmarks.latency import ColdStart, LatencyResult, Report, benchmark_latency
-from benchmarks.timing import TimingRule, Timings
+from benchmarks.latency import LatencyResult, Report, benchmark_latency
+from compression.records import from_plain
+from edge_client.measure.children import run_child
+from edge_client.measure.errors import MeasureError
+from edge_client.measure.timing import TimingRule
 from edge_client.runtime import RUNTIMES
+from edge_client.wire.measurement import ColdStart, Conditions, Timings
 
 CHILD_TIMEOUT_S = 24 * 3600.0  # the rule of timing ends it long before
 
@@ -80,18 +82,12 @@ def _home_of(runtime: str, pythons: Sequence[Path]) -> Path:
 def _result(plain: Mapping[str, Any]) -> LatencyResult:
     """From JSON, which knows no tuples."""
     parts = {
-        "timings": Timings(
-            **_tuples(plain["timings"]) | {"samples_ms": tuple(map(tuple, plain["timings"]["samples_ms"]))}
-        ),
-        "cold_start": ColdStart(**plain["cold_start"]),
-        "conditions": Conditions(**_tuples(plain["conditions"])),
+        "timings": from_plain(Timings, plain["timings"]),
+        "cold_start": from_plain(ColdStart, plain["cold_start"]),
+        "conditions": from_plain(Conditions, plain["conditions"]),
         "input_shapes": tuple(map(tuple, plain["input_shapes"])),
     }
     return LatencyResult(**{**plain, **parts})
-
-
-def _tuples(plain: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -100,7 +96,7 @@ def main(arguments: Sequence[str]) -> int:
     paths = [Path(path) for path in question["paths"]]
     try:
         results = benchmark_latency(paths, **question["options"], rule=TimingRule(**question["rule"]))
-    except (BenchmarkError, ImportError) as exc:
+    except (MeasureError, ImportError) as exc:
         print(json.dumps({"error": str(exc)}))
         return 1
     print(json.dumps({"models": [asdict(result) for result in results]}))

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.children import run_child
 from benchmarks.models import read_model
 from compression.size_report import SizeReport, size_report
+from edge_client.measure.children import run_child
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ def benchmark_size(
     for number, path in enumerate(paths):
         report(path.name, number / len(paths))
         data, _ = read_model(path)
-        answer, _ = run_child("benchmarks.cold_start", [str(path), "1"])
+        answer, _ = run_child("edge_client.measure.cold_start", [str(path), "1"])
         digest = hashlib.sha256(data).hexdigest()
         results.append(SizeResult(str(path), digest, size_report(data), float(answer["peak_rss_mb"])))
     return results

@@ -6,12 +6,12 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.environment import read_environment
 from benchmarks.output import add_saving, emit
 from benchmarks.size import benchmark_size
 from benchmarks.text import size_text
 from compression.command_line import Commands, command
 from compression.progress import progress_bar
+from edge_client.measure.environment import read_environment
 
 
 def add_size(commands: Commands) -> None:

@@ -6,12 +6,12 @@ import argparse
 import json
 from dataclasses import asdict
 
-from benchmarks.environment import read_environment
 from benchmarks.federation_options import add_federation, add_plot, plan_of
 from benchmarks.strategies_text import draw_strategies, strategies_text
 from compression.command_line import Commands, command, count, names
 from compression.progress import progress_bar
 from compression.spec import Optimizer
+from edge_client.measure.environment import facts, read_environment
 
 OPTIMIZERS: tuple[Optimizer, ...] = ("sgd", "momentum", "nesterov", "adam", "adamw")
 SGD_RATE = 0.05
@@ -67,7 +67,7 @@ def _strategies(arguments: argparse.Namespace) -> int:
     if arguments.plot is not None:
         draw_strategies(results, arguments.plot)
     if arguments.json:
-        shared = {"benchmark": "strategies", "environment": asdict(environment)}
+        shared = {"benchmark": "strategies", "environment": facts(environment)}
         print(json.dumps([asdict(result) | shared for result in results], indent=2))
     else:
         print(f"{strategies_text(results)}\n\non: {environment.label}")

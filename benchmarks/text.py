@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.environment import Environment
-from benchmarks.latency import LatencyResult, Setting
+from benchmarks.latency import LatencyResult
 from benchmarks.size import SizeResult
 from benchmarks.training import TrainingResult
 from compression.text_table import bytes_text, text_table
+from edge_client.measure.environment import facts
+from edge_client.measure.latency import Setting
+from edge_client.wire.measurement import Environment
 
 
 def latency_text(results: Sequence[LatencyResult]) -> str:
@@ -102,10 +103,10 @@ def training_text(result: TrainingResult) -> str:
 
 def environment_text(environment: Environment) -> str:
     """A line a fact; what the machine does not have is said to be unknown."""
-    facts = {name: _shown(value) for name, value in asdict(environment).items() if name != "packages"}
-    facts |= environment.packages
-    width = max(map(len, facts))
-    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in facts.items())
+    lines = {name: _shown(value) for name, value in facts(environment).items() if name != "packages"}
+    lines |= environment.packages
+    width = max(map(len, lines))
+    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in lines.items())
 
 
 def _shown(value: object) -> str:

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
 
-from benchmarks.environment import read_environment
 from benchmarks.output import add_saving, emit
 from benchmarks.text import training_text
 from benchmarks.training import benchmark_bundle, benchmark_training, verdict
@@ -15,6 +14,7 @@ from compression.command_line import Commands, command, count, seconds
 from compression.commands import parse_shape
 from compression.progress import progress_bar
 from compression.spec import Optimizer
+from edge_client.measure.environment import read_environment
 
 
 def add_train(commands: Commands) -> None:

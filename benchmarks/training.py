@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.children import run_child
 from benchmarks.errors import BenchmarkError
 from compression.spec import Optimizer, SpecError, TrainableBundle
+from edge_client.measure.children import run_child
 
 Report = Callable[[str, float], None]
 
@@ -38,7 +38,7 @@ class EngineResult:
     load_ms: float  # from the start of the process's own code to the first step
     loss_first: float
     loss_last: float
-    samples_ms: tuple[tuple[float, ...], ...]  # `benchmarks.timing.Timings.samples_ms`
+    samples_ms: tuple[tuple[float, ...], ...]  # `edge_client.measure.timing.Timings.samples_ms`
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.children import peak_rss_mb
-from benchmarks.timing import TimingRule, time_function
+from edge_client.health import peak_rss_mb
+from edge_client.measure.timing import TimingRule, time_function
 
 LEARNING_RATE = 1e-3
 SEED = 11

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.children import pin
 from benchmarks.training_batch import LEARNING_RATE, answer, made_up_batch, time_steps
 from compression.tf import tensorflow
+from edge_client.measure.children import pin
 
 
 def main(argv: Sequence[str]) -> int:

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.children import pin
 from benchmarks.training_batch import LEARNING_RATE, SEED, answer, made_up_batch, time_steps
 from compression.spec import ModelSpec, TrainableBundle
 from compression.weights_file import read_weights
+from edge_client.measure.children import pin
 from edge_client.runtime import runtime_name, runtime_version
 from edge_client.training import LiteRTTrainer, TrainingError
 

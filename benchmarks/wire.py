@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.children import run_child
 from benchmarks.codecs import CODECS, find_codec
 from benchmarks.codecs.codec import Tensors
 from benchmarks.errors import BenchmarkError
 from compression.spec import MAX_PARAMETERS, TensorSpec, Weights
+from edge_client.measure.children import run_child
 
 Report = Callable[[str, float], None]
 LAYERS = 10

@@ -10,12 +10,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.children import pin
 from benchmarks.codecs import Codec, Context, find_codec
 from benchmarks.codecs.codec import Tensors
 from benchmarks.errors import BenchmarkError
 from benchmarks.wire import SETTLED_ROUND, cosine, made_up_tensors, made_up_update
 from compression.updates import CodecError
+from edge_client.measure.children import pin
 
 MIN_RUNS = 5
 DIGEST = "0" * 64  # of a bundle that does not exist

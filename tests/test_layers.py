@@ -22,7 +22,11 @@ ALLOWED = {
     "compression": (),
     **dict.fromkeys(UPWARD, ("compression", "benchmarks")),
     "compression.updates": (*COMMON, "compression.spec"),
-    "edge_client": (*COMMON, "compression.spec", "compression.updates", "compression.weights_file"),
+    "edge_client": (
+        *COMMON,
+        *(f"compression.{name}" for name in ("spec", "updates", "weights_file")),
+        *(f"compression.models.{name}" for name in ("errors", "tflite_file")),
+    ),
     "edge_client.wire": (*COMMON, "compression.spec", "compression.updates"),
     "provisioning": (
         *COMMON,

@@ -19,10 +19,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.children import ROOT
 from benchmarks.errors import BenchmarkError
 from benchmarks.peers.plan import Plan, Report, SystemResult
 from benchmarks.processes import Sampler, tree
+from edge_client.measure.children import ROOT
 
 LOOK_S = 0.1  # between two looks at the marks
 STOP_S = 20.0

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.latency import benchmark_latency
-from benchmarks.timing import TimingRule
 from compression.models.training import Examples
 from compression.size_report import size_report
+from edge_client.measure.timing import TimingRule
 from edge_client.runtime import make_interpreter
 
 TIMING = TimingRule(warm_up_s=0.1, min_runs=200, min_s=0.3, max_s=2.0)

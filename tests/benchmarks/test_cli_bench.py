@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.children import run_child
 from benchmarks.cli import main
-from benchmarks.errors import BenchmarkError
 from benchmarks.latency import benchmark_latency
-from benchmarks.models import open_model
-from benchmarks.timing import TimingRule
 from compression.models.export import export_model
+from edge_client.measure.children import run_child
+from edge_client.measure.errors import MeasureError
+from edge_client.measure.model import open_model
+from edge_client.measure.timing import TimingRule
 from edge_client.runtime import RUNTIMES, runtime_name
 from tests.compression.test_models_export import SHAPE, make_model
 
@@ -254,11 +254,11 @@ def test_a_child_that_crashes_or_fails_or_hangs_is_an_error(
     (tmp_path / "failing.py").write_text("raise ValueError('out of ideas')")
     (tmp_path / "hanging.py").write_text("while True: pass")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(BenchmarkError, match="SIGSEGV"):
+    with pytest.raises(MeasureError, match="SIGSEGV"):
         run_child("crashing", [])
-    with pytest.raises(BenchmarkError, match="out of ideas"):
+    with pytest.raises(MeasureError, match="out of ideas"):
         run_child("failing", [])
-    with pytest.raises(BenchmarkError, match="no answer within"):
+    with pytest.raises(MeasureError, match="no answer within"):
         run_child("hanging", [], timeout_s=0.3)
 
 

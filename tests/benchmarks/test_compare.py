@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from benchmarks.bootstrap import compare_medians, median
 from benchmarks.changes import compare_results, verdict
 from benchmarks.cli import main
-from benchmarks.environment import read_environment
 from benchmarks.errors import BenchmarkError
 from benchmarks.output import envelope, read_results
-from benchmarks.timing import TimingRule, sample, summarise
+from edge_client.measure.environment import read_environment
+from edge_client.measure.timing import TimingRule, sample, summarise
 
 REPEATS, RUNS = 5, 60
 

@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.conditions import Conditions, Watch
 from benchmarks.latency import LatencyResult, benchmark_latency
 from benchmarks.latency_words import verdict
-from benchmarks.timing import TimingRule
+from edge_client.measure.conditions import Conditions, Watch
+from edge_client.measure.timing import TimingRule
 from tests.benchmarks.tiny import tiny_model
 
 QUICK = TimingRule(warm_up_s=0.01, min_s=0.05, max_s=0.2)

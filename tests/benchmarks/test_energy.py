@@ -9,9 +9,9 @@ import pytest
 
 from benchmarks.cli import main
 from benchmarks.energy import benchmark_energy, verdict
-from benchmarks.environment import read_environment
 from benchmarks.errors import BenchmarkError
 from benchmarks.power import find_meter, typical_watts
+from edge_client.measure.environment import read_environment
 from tests.benchmarks.tiny import tiny_model
 
 HOST = dataclasses.replace(read_environment(), board=None, emulated=False)

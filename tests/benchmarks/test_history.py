@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from benchmarks.cli import main
-from benchmarks.environment import read_environment
 from benchmarks.history import markdown, rows_of
 from benchmarks.history_page import html
 from benchmarks.output import SCHEMA, envelope, read_results
+from edge_client.measure.environment import read_environment
 from tests.benchmarks.tiny import tiny_model
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from benchmarks.timing import Sample, TimingRule, median_interval, summarise, time_function
+from edge_client.measure.timing import Sample, TimingRule, median_interval, summarise, time_function
 
 
 class Clock:

@@ -8,12 +8,12 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.children import run_child
 from benchmarks.cli import main
 from benchmarks.codecs import CODECS
 from benchmarks.errors import BenchmarkError
 from benchmarks.wire import benchmark_wire, cosine, made_up_tensors, made_up_update
 from benchmarks.wire_child import MIN_RUNS, fastest, peak_bytes
+from edge_client.measure.children import run_child
 
 QUICK = ("--parameters", "20000", "--max-seconds", "0")
 

@@ -1,6 +1,6 @@
 """Measuring in a fresh process: nothing is warm, peak memory is the model's own, a crash is only an error.
 
-A child is a module of this package run with ``-m``; it prints one JSON object as its last line.
+A child is a module run with ``-m``; it prints one JSON object as its last line.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.errors import BenchmarkError
+from edge_client.measure.errors import MeasureError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 900.0
 
 
@@ -33,7 +33,7 @@ def run_child(
     """What a child printed, and the seconds from its start to its end.
 
     Raises:
-        BenchmarkError: it failed, crashed or took too long.
+        MeasureError: it failed, crashed or took too long.
     """
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     started = time.perf_counter()
@@ -46,34 +46,23 @@ def run_child(
             check=False,
         )
     except OSError as exc:
-        raise BenchmarkError(f"{python or sys.executable} does not run: {exc.strerror or exc}") from exc
+        raise MeasureError(f"{python or sys.executable} does not run: {exc.strerror or exc}") from exc
     except subprocess.TimeoutExpired as exc:
-        raise BenchmarkError(f"{module} gave no answer within {timeout_s:g} s") from exc
+        raise MeasureError(f"{module} gave no answer within {timeout_s:g} s") from exc
     seconds = time.perf_counter() - started
     if child.returncode < 0:
         name = signal.Signals(-child.returncode).name
-        raise BenchmarkError(
+        raise MeasureError(
             f"the process that was measured was ended by {name}: the model crashes the runtime"
         )
     try:
         answer: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
     except (IndexError, ValueError) as exc:
         lines = child.stderr.decode("utf-8", "replace").strip().splitlines() or ["it said nothing"]
-        raise BenchmarkError(f"{module} failed: {lines[-1][:300]}") from exc
+        raise MeasureError(f"{module} failed: {lines[-1][:300]}") from exc
     if "error" in answer:
-        raise BenchmarkError(str(answer["error"]))
+        raise MeasureError(str(answer["error"]))
     return answer, seconds
-
-
-def peak_rss_mb() -> float:
-    """Largest resident set of this process so far, in MB (10^6 bytes).
-
-    From VmHWM: ``getrusage`` keeps the parent's peak across exec.
-    """
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    raise BenchmarkError("/proc/self/status has no VmHWM: peak memory cannot be measured on this kernel")
 
 
 @contextmanager

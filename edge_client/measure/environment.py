@@ -12,39 +12,20 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
+
+from compression.records import to_plain
+from edge_client.wire.measurement import COLDEST_C, HOTTEST_C, Environment
 
 PACKAGES = ("bramble", "ai-edge-litert", "tflite-runtime", "numpy", "tensorflow", "tf-keras")
 EMULATORS = ("dummy-virt", "qemu", "bochs")  # in the board's name, lower case
 NO_SENSOR = "no sensor"
 NO_GOVERNOR = "no frequency scaling"
 FIRMWARE_FLAGS = "sys/devices/platform/soc/soc:firmware/get_throttled"  # the raspberrypi driver, hexadecimal
-HEXADECIMAL = re.compile(r"(0x)?[0-9a-f]{1,16}")
+HEXADECIMAL = re.compile(r"(0x)?[0-9a-f]{1,8}")
 THROTTLED_NOW = 0x1 | 0x2 | 0x4 | 0x8  # vcgencmd: under-voltage, frequency capped, throttled, soft limit
-
-
-@dataclass(frozen=True, slots=True)
-class Environment:
-    """One machine at one moment. None where the machine has no such thing."""
-
-    label: str  # how to name it in a table
-    board: str | None
-    emulated: bool
-    architecture: str
-    processor: str | None
-    cores: int  # that this process may use
-    memory_mb: float | None
-    system: str
-    kernel: str
-    governor: str
-    clock_mhz: float | None
-    temperature_c: float | str
-    throttled: bool | None
-    load_1min: float | None
-    python: str
-    packages: dict[str, str]
 
 
 def read_environment(
@@ -77,7 +58,7 @@ def read_environment(
         kernel=platform.release(),
         governor=_text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or NO_GOVERNOR,
         clock_mhz=read_clock(root),
-        temperature_c=NO_SENSOR if (degrees := read_temperature(root)) is None else degrees,
+        temperature_c=read_temperature(root),
         throttled=(throttled or firmware_throttled)(),
         load_1min=_load(),
         python=platform.python_version(),
@@ -85,24 +66,33 @@ def read_environment(
     )
 
 
-def firmware_throttled(root: Path = Path("/")) -> bool | None:
-    """Whether a Raspberry Pi's firmware slows the processor down now; None elsewhere.
+def facts(environment: Environment) -> dict[str, Any]:
+    """As it stands in a result: a thermometer that is missing is said to be."""
+    plain: dict[str, Any] = to_plain(environment)
+    return plain | {"temperature_c": NO_SENSOR} if environment.temperature_c is None else plain
 
-    From the kernel's file where it has one, which starts no process, else from ``vcgencmd``.
+
+def firmware_throttled(root: Path = Path("/")) -> bool | None:
+    """Whether a Raspberry Pi's firmware slows the processor down now; None elsewhere."""
+    flags = firmware_flags(root)
+    return None if flags is None else bool(flags & THROTTLED_NOW)
+
+
+def firmware_flags(root: Path = Path("/")) -> int | None:
+    """What a Raspberry Pi's firmware says of power and throttling: now, and 16 bits up since the start.
+
+    From the kernel's file where it has one, which starts no process, else from ``vcgencmd``; None elsewhere.
     """
-    flags = _text(root / FIRMWARE_FLAGS)
-    if flags is not None:
-        return bool(int(flags, 16) & THROTTLED_NOW) if HEXADECIMAL.fullmatch(flags) else None
-    tool = shutil.which("vcgencmd")
-    if tool is None:
-        return None
-    try:
-        answer = subprocess.run(
-            [tool, "get_throttled"], capture_output=True, text=True, timeout=5, check=True
-        )
-        return bool(int(answer.stdout.strip().partition("=")[2], 16) & THROTTLED_NOW)
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return None
+    said = _text(root / FIRMWARE_FLAGS)
+    if said is None and (tool := shutil.which("vcgencmd")) is not None:
+        try:
+            answer = subprocess.run(
+                [tool, "get_throttled"], capture_output=True, text=True, timeout=5, check=True
+            )
+        except (OSError, ValueError, subprocess.SubprocessError):
+            return None
+        said = answer.stdout.strip().partition("=")[2]
+    return int(said, 16) if said and HEXADECIMAL.fullmatch(said) else None
 
 
 def _label(board: str | None, architecture: str, emulated: bool) -> str:
@@ -153,7 +143,7 @@ def read_temperature(root: Path = Path("/")) -> float | None:
     for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
         if "cpu" in (_text(zone / "type") or "") or "pkg" in (_text(zone / "type") or ""):
             degrees = _scaled(zone / "temp", 1e3)
-            if degrees is not None:
+            if degrees is not None and COLDEST_C <= degrees <= HOTTEST_C:
                 return degrees
     return None
 

@@ -1,4 +1,4 @@
-"""Child: from nothing to the first answer. ``python -m benchmarks.cold_start MODEL THREADS``."""
+"""Child: from nothing to the first answer. ``python -m edge_client.measure.cold_start MODEL THREADS``."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.children import peak_rss_mb
-from benchmarks.models import open_model
+from edge_client.health import peak_rss_mb
+from edge_client.measure.model import open_model
 
 
 def main(argv: Sequence[str]) -> int:

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edge_client.wire.measurement import MAX_RUNS, MAX_SAMPLES, Timings
+
 Z_95 = 1.959964  # of the normal distribution, two-sided
 LOOK_EVERY = 16  # runs between two looks at the interval: sorting is not free
-MOST_SAMPLES = 1000
 Progress = Callable[[float], None]  # share done, 0 to 1
 
 
@@ -28,41 +29,9 @@ class TimingRule:
     warm_up_s: float = 0.2  # caches, branch predictors and the governor settle in about this
     min_runs: int = 50
     min_s: float = 1.0  # a fast model's median is known at once; its slowest hundredth is not
-    max_runs: int = 100_000
+    max_runs: int = MAX_RUNS
     max_s: float = 10.0
     precision: float = 0.01  # of the median: half the interval's width over the median
-
-
-@dataclass(frozen=True, slots=True)
-class Timings:
-    """What was found, in milliseconds.
-
-    Attributes:
-        first_ms: the first run of all, as the first caller feels it.
-        warm_up_runs: runs that were not counted, the first included.
-        interval_ms: of the median, 95 %.
-        reached: whether the interval became as narrow as was asked.
-        samples_ms: the runs in order, a list for each repeat; every n-th of more than `MOST_SAMPLES`.
-    """
-
-    p50_ms: float
-    p90_ms: float
-    p99_ms: float
-    min_ms: float
-    mean_ms: float
-    std_ms: float
-    runs: int
-    first_ms: float
-    warm_up_runs: int
-    interval_ms: tuple[float, float]
-    reached: bool
-    samples_ms: tuple[tuple[float, ...], ...] = ()
-
-    @property
-    def precision(self) -> float:
-        """Half the interval's width over the median."""
-        low, high = self.interval_ms
-        return (high - low) / 2 / self.p50_ms if self.p50_ms else 0.0
 
 
 def time_function(
@@ -130,7 +99,7 @@ def summarise(repeats: Sequence[Sample], *, precision: float) -> Timings:
         warm_up_runs=sum(repeat.warm_up_runs for repeat in repeats),
         interval_ms=(low, high),
         reached=(high - low) / 2 <= precision * p50,
-        samples_ms=tuple(thinned(repeat.runs_ms, MOST_SAMPLES // len(repeats)) for repeat in repeats),
+        samples_ms=tuple(thinned(repeat.runs_ms, MAX_SAMPLES // len(repeats)) for repeat in repeats),
     )
 
 

@@ -7,35 +7,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from benchmarks.environment import firmware_throttled, read_clock, read_temperature
+from edge_client.measure.environment import firmware_throttled, read_clock, read_temperature
+from edge_client.wire.measurement import Conditions
 
 EVERY_S = 1.0  # asking the firmware starts a process
-STEADY = 0.9  # the lowest clock over the highest, above which the clock counts as steady
-
-
-@dataclass(frozen=True, slots=True)
-class Conditions:
-    """Over the whole of a measurement.
-
-    Attributes:
-        temperature_c: at the start, and the highest.
-        clock_mhz: the lowest and the highest.
-        throttled: whether the firmware slowed the processor down at any look; None off a Raspberry Pi.
-        missing: sensors that this machine does not have.
-    """
-
-    temperature_c: tuple[float, float] | None
-    clock_mhz: tuple[float, float] | None
-    throttled: bool | None
-    missing: tuple[str, ...]
-
-    @property
-    def steady(self) -> bool:
-        """Neither throttled nor, as far as can be seen, slowed down."""
-        clock = self.clock_mhz
-        return not self.throttled and (clock is None or clock[0] >= STEADY * clock[1])
 
 
 class Watch:
@@ -77,6 +53,7 @@ class Watch:
             clock_mhz=(min(clock), max(clock)) if clock else None,
             throttled=any(slowed) if slowed else None,
             missing=tuple(name for name, values in self._seen.items() if not values),
+            temperature_after_c=heat[-1] if heat else None,
         )
 
     def _watch(self) -> None:
