@@ -2,8 +2,9 @@
 
 A rollout offers one version to waves of devices, the canaries first. A wave is offered, decided on by its
 devices' gates, and observed for a while after the switch; then the next one begins. Failures beyond the
-threshold in any wave take the version back from every device that was offered it. When to offer, to wait, to
-stop and to take back is decided here; publishing, clocks and the ledger are outside.
+threshold in any wave take the version back from every device that was offered it; below it, each device that
+does badly after the switch goes back alone. When to offer, to wait, to stop and to take back is decided here;
+publishing, clocks and the ledger are outside.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class RolloutState(Record):
     since: float = 0.0  # when the phase began
     taken: Mapping[DeviceName, str] = field(default_factory=dict)  # by whom, with the gate's reason
     failed: Mapping[DeviceName, str] = field(default_factory=dict)  # why
+    sent_back: Wave = ()  # those of the failed that had taken it, in that order
     reason: Annotated[str, Length(0, 2000)] = ""  # of the pause or the end
 
     @property
@@ -149,6 +151,14 @@ class TakeBack:
 
 
 @dataclass(frozen=True, slots=True)
+class SendBack:
+    """Publish a signed rollback to this device alone: it had taken the version, and does badly with it."""
+
+    device: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stopped:
     """The rollout waits for somebody."""
 
@@ -160,7 +170,7 @@ class Finished:
     """Every wave has it: it is the fleet's version from now on."""
 
 
-Command = Offer | TakeBack | Stopped | Finished
+Command = Offer | TakeBack | SendBack | Stopped | Finished
 Step = tuple[RolloutState, tuple[Command, ...]]
 
 
@@ -181,7 +191,16 @@ def step(state: RolloutState, event: Event, rules: Rules, now: float) -> Step:
             return _added(state, device)
         case Taken() | Failed() | Tick():
             online = event.online if isinstance(event, Tick) else None
-            return _goes_on(_noted(state, event), rules, now, online)
+            after, commands = _goes_on(_noted(state, event), rules, now, online)
+            return after, (*_alone(state, after), *commands)
+
+
+def _alone(before: RolloutState, after: RolloutState) -> tuple[SendBack, ...]:
+    """Who goes back while the rollout goes on; all go where the version is taken back."""
+    if after.phase == "rolled-back":
+        return ()
+    newly = after.sent_back[len(before.sent_back) :]
+    return tuple(SendBack(device, after.failed[device]) for device in newly)
 
 
 def _noted(state: RolloutState, event: Event) -> RolloutState:
@@ -202,6 +221,8 @@ def _with_taken(state: RolloutState, device: str, reason: str) -> RolloutState:
 def _with_failed(state: RolloutState, device: str, reason: str) -> RolloutState:
     if device in state.failed or device not in state.offered:
         return state
+    if device in state.taken and state.back_to:  # of a fleet's first version there is no way back
+        state = replace(state, sent_back=(*state.sent_back, device))
     taken = {name: why for name, why in state.taken.items() if name != device}
     return replace(state, taken=taken, failed={**state.failed, device: reason})
 

@@ -65,15 +65,19 @@ class Offers:
         self._publisher.announce(release)
         self._publisher.tell(device, release)
 
-    def direct(self, device: str, wanted: int, held: int) -> bool:
-        """Tell a device by itself which version it should have; False if it was told before."""
+    def direct(self, device: str, wanted: int, held: int, *, after: int = 0) -> bool:
+        """Tell a device by itself which version it should have; False if it was told before.
+
+        `after` is the order of the fleet's last release: an older word than that is a replay to the device.
+        """
         known = self._store.directive(device, Release)
-        told = known is not None and known.version == wanted and not self._answered(device, known)
-        if known is None or not told:
+        if known is None or known.version != wanted or known.order <= after or self._answered(device, known):
             known = self.make(self._registry.get(wanted), rollback=wanted < held, cohort=(device,))
             self._store.keep_directive(device, known)
+            self.to_one(device, known)
+            return True
         self.to_one(device, known)
-        return not told
+        return False
 
     def directed(self, device: str) -> Release | None:
         """What a device was told last by itself."""

@@ -26,6 +26,7 @@ from broker_server.rollout.machine import (
     Offer,
     RolloutState,
     Rules,
+    SendBack,
     Stopped,
     TakeBack,
     Taken,
@@ -187,9 +188,7 @@ class Rollout:
         report = self._ledger.release_reports(wanted).get(device)
         if report is not None and report.outcome == "refused" and device not in pins:
             return
-        self._directed[device] = clock.now() + self._rules.decide_s
-        if self._offers.direct(device, wanted, hello.model_version):
-            self.note(f"{device} has model {hello.model_version} and should have {wanted}")
+        self._tell(device, wanted, hello.model_version)
 
     def next_version(self) -> int:
         """Above every version in use; the devices' own count, should the ledger have been lost."""
@@ -227,6 +226,10 @@ class Rollout:
         """A device is here: is its model the one it should have?"""
         self._greeted.add(device)
         state = self.at_work
+        if (ended := self._sent_back(device)) is not None:
+            if hello.model_version != ended.back_to:
+                self._send_back(device, ended)
+            return
         if state is not None and device not in self.store.pins():
             if all(device not in wave for wave in state.waves):
                 self.feed(Added(device))
@@ -260,11 +263,13 @@ class Rollout:
 
     def on_health(self, device: str, health: ModelHealth) -> None:
         """How a model does on a device after the switch."""
+        state = self.at_work
+        if not health.version and state is not None and device in state.taken:
+            health = replace(health, version=state.version)  # damaged so that it cannot say which it is
         if not self.registry.knows(health.version):
             log.warning("%s tells of a model %d that this fleet never had", device, health.version)
             return
         self.store.keep_health(device, health.version, health, clock.now())
-        state = self.at_work
         if state is None or health.version != state.version or device not in state.taken:
             return
         gate = self._ledger.release_reports(health.version).get(device)
@@ -309,11 +314,34 @@ class Rollout:
             case TakeBack(_, reason):
                 self.note(f"model {state.version} is taken back: {reason}", warn=True)
                 self._go_back(state)
+            case SendBack(device):
+                self._send_back(device, state)
             case Stopped(reason):
                 self.note(f"the rollout of model {state.version} waits: {reason}", warn=True)
             case Finished():
                 self.note(f"model {state.version} is the fleet's: {len(state.taken)} devices have it")
                 self._publish()
+
+    def _sent_back(self, device: str) -> RolloutState | None:
+        """The newest rollout, if it sent this device back alone: its offers are replays to it since then."""
+        state = self._state
+        if state is None or state.phase in ("rolled-back", "superseded") or device in self.store.pins():
+            return None
+        return state if device in state.sent_back else None
+
+    def _send_back(self, device: str, state: RolloutState) -> None:
+        """A signed rollback for one device; its report is a refusal from now on, so that it is left there."""
+        if (report := self._ledger.release_reports(state.version).get(device)) is not None:
+            refused = replace(report, outcome="refused", reason=state.failed[device][:500])
+            self._ledger.keep_release_report(device, refused)
+        self._tell(device, state.back_to, state.version)
+
+    def _tell(self, device: str, wanted: int, held: int) -> None:
+        """Tell a device by itself which version it should have, and wait for its answer."""
+        self._directed[device] = clock.now() + self._rules.decide_s
+        last = self._release.order if self._release is not None else 0
+        if self._offers.direct(device, wanted, held, after=last):
+            self.note(f"{device} has model {held} and should have {wanted}")
 
     def _go_back(self, state: RolloutState) -> None:
         """A signed rollback to the version before; of the first version there is none."""

@@ -54,6 +54,7 @@ class ModelsView:
             "gate": asdict(release.gate),
             "waves": [list(wave) for wave in state.waves] if state else [],
             "reason": state.reason if state else "",
+            "sent_back": list(state.sent_back) if state else [],
             "devices": self._devices(version, state),
         }
 
@@ -104,7 +105,7 @@ class ModelsView:
             rows.append(
                 {
                     "device": device,
-                    "has": hello.model_version if report is None else report.active_version,
+                    "has": hello.model_version,
                     "pinned": pins.get(device),
                     "outcome": report.outcome if report else None,
                     "reason": failed.get(device) or (report.reason if report else ""),

@@ -21,6 +21,7 @@ from broker_server.rollout.machine import (
     Promote,
     RolloutState,
     Rules,
+    SendBack,
     Stopped,
     TakeBack,
     Taken,
@@ -92,6 +93,24 @@ def test_a_canary_that_fails_after_the_switch_counts_in_later_waves_too() -> Non
     assert isinstance(back, TakeBack)
     assert back.devices == ("a", "b", "c", "d", "e", "f")
     assert back.reason == "1 of 6 devices failed at wave 2; b: errors"
+
+
+def test_a_device_that_fails_after_the_switch_goes_back_alone_within_the_threshold() -> None:
+    course = Course()
+    course.take("abcd")
+    assert course.tell(Failed("b", "errors"), Failed("b", "again")) == [SendBack("b", "errors")]
+    assert course.state.sent_back == ("b",)
+    (back,) = course.tell(Failed("c", "errors"))  # one more: everyone goes back, and nobody twice
+    assert back == TakeBack(WAVES[0], course.state.reason)
+
+
+def test_a_device_that_never_took_it_has_nothing_to_go_back_from() -> None:
+    course = Course()
+    assert course.tell(Failed("b", "refused at the gate")) == []
+    first = Course(state=replace(START, back_to=0))
+    first.take("abcd")
+    assert first.tell(Failed("b", "errors")) == []  # of a fleet's first version there is no way back
+    assert first.state.sent_back == ()
 
 
 def test_a_failed_device_stays_failed() -> None:
@@ -200,15 +219,18 @@ events = st.one_of(
 def test_whatever_happens_nobody_is_offered_twice_and_a_rollback_reaches_all_who_were(
     course: list[tuple[Event, float]],
 ) -> None:
-    run, offered = Course(), list(WAVES[0])
+    run, offered, sent_back = Course(), list(WAVES[0]), list[str]()
     for event, after in course:
         for command in run.tell(event, after=after):
             if isinstance(command, Offer):
                 offered += command.devices
+            elif isinstance(command, SendBack):
+                sent_back.append(command.device)
             elif isinstance(command, TakeBack):
                 assert set(command.devices) == set(offered)
     assert len(offered) == len(set(offered))
     assert set(offered) <= set(run.state.offered)
+    assert len(sent_back) == len(set(sent_back)) and set(sent_back) <= set(run.state.failed)
     assert not set(run.state.taken) & set(run.state.failed)
     if run.state.phase not in ("rolled-back", "complete"):
         assert len(run.state.failed) <= RULES.max_failed * len(run.state.offered)

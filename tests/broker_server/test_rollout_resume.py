@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -11,7 +12,7 @@ from broker_server import clock
 from broker_server.config import AT_ONCE, RolloutConfig
 from broker_server.report.observer import NullObserver
 from broker_server.rollout.desk import Desk as OrderDesk
-from broker_server.rollout.machine import RolloutState, Taken
+from broker_server.rollout.machine import Abort, Promote, RolloutState, Taken
 from broker_server.rollout.orders import Order
 from broker_server.rollout.registry import ModelRecord
 from broker_server.rollout.release import CURRENT, Rollout
@@ -205,3 +206,102 @@ def test_a_canary_that_is_pinned_has_not_failed(servers: Servers) -> None:
     assert rollout.store.directive("pi-1", Release) is not None
     rollout.on_report("pi-1", ReleaseReport(order=order, version=3, outcome="refused", reason="a replay"))
     assert rollout.at_work is not None and rollout.at_work.failed == {}
+
+
+# ---- a device that does badly after the switch, while the rollout goes on ----
+
+
+def taken_by_all(servers: Servers) -> Rollout:
+    """Version 2 is the fleet's, 3 is being observed on all three devices, of which one may fail."""
+    plan = RolloutConfig(canary="100%", stages=(), observe_s=1000.0, max_failed=0.4)
+    servers.desk.config = replace(servers.desk.config, rollout=plan)
+    rollout = servers.next()
+    for version in (1, 2, 3):
+        rollout.registry.add(servers.model(version))
+    servers.desk.stages.ledger.set_fact(CURRENT, "2")
+    rollout.start(servers.model(3), ONLINE)
+    for device in NAMES:
+        rollout.on_report(device, said(rollout, "activated"))
+    return rollout
+
+
+def said(rollout: Rollout, outcome: Literal["activated", "refused"]) -> ReleaseReport:
+    last = rollout.store.last_rollout(RolloutState, Release)
+    assert last is not None
+    release = last[2]
+    return ReleaseReport(
+        order=release.order,
+        version=release.version,
+        outcome=outcome,
+        reason="",
+        active_version=release.version,
+    )
+
+
+BAD = ModelHealth(version=3, problem="it crashes")
+
+
+def sent_back(rollout: Rollout, device: str) -> Release:
+    told = rollout.store.directive(device, Release)
+    assert told is not None and told.rollback and told.version == 2 and told.cohort == (device,)
+    return told
+
+
+@pytest.mark.parametrize("health", [BAD, ModelHealth(version=0, problem="no whole model")])
+def test_one_that_fails_after_the_switch_goes_back_and_the_others_keep_it(
+    servers: Servers, health: ModelHealth
+) -> None:
+    rollout = taken_by_all(servers)
+    rollout.on_health("pi-1", health)
+    told = sent_back(rollout, "pi-1")
+    assert rollout.at_work is not None and rollout.at_work.sent_back == ("pi-1",)
+    assert "it does not answer" in rollout.at_work.failed["pi-1"]
+    report = servers.desk.stages.ledger.release_reports(3)["pi-1"]
+    assert report.outcome == "refused"
+    last = rollout.store.last_rollout(RolloutState, Release)
+    assert last is not None and told.order > last[2].order  # or it would be a replay to the device
+    assert rollout.busy(ONLINE)
+    rollout.on_report("pi-1", said(rollout, "activated"))  # sent again before it heard: nothing new
+    assert servers.desk.stages.ledger.release_reports(3)["pi-1"].outcome == "refused"
+
+
+def test_one_that_was_sent_back_stays_there_when_the_others_have_it(servers: Servers) -> None:
+    rollout = taken_by_all(servers)
+    rollout.on_health("pi-1", BAD)
+    told = sent_back(rollout, "pi-1")
+    back = ReleaseReport(order=told.order, version=2, outcome="rolled-back", reason="back", active_version=2)
+    rollout.on_report("pi-1", back)
+    assert rollout.at_work is not None
+    rollout.feed(Promote(everyone=True))
+    assert rollout.current == 3
+    known = servers.next()  # and after a restart
+    for server in (rollout, known):
+        server.on_hello("pi-1", replace(hello(), model_version=2))
+        assert sent_back(server, "pi-1") == told
+
+
+def test_one_that_missed_the_word_is_told_again_by_the_next_server(servers: Servers) -> None:
+    rollout = taken_by_all(servers)
+    rollout.on_health("pi-1", BAD)
+    servers.desk.stages.ledger.connection.execute("DELETE FROM directives")  # killed before it was written
+    known = servers.next()
+    known.on_hello("pi-1", replace(hello(), model_version=3))
+    sent_back(known, "pi-1")
+    assert servers.desk.stages.ledger.release_reports(3)["pi-1"].outcome == "refused"
+
+
+def test_a_word_to_one_device_is_said_anew_after_a_rollout(servers: Servers) -> None:
+    """An order from before the fleet's last release would be a replay to it."""
+    rollout = servers.next()
+    for version in (1, 2, 3):
+        rollout.registry.add(servers.model(version))
+    servers.desk.stages.ledger.set_fact(CURRENT, "2")
+    rollout.on_hello("pi-1", replace(hello(), model_version=1))
+    early = rollout.store.directive("pi-1", Release)
+    rollout.start(servers.model(3), ONLINE)
+    rollout.feed(Abort("no"))
+    rollout.on_hello("pi-1", replace(hello(), model_version=1))
+    late = rollout.store.directive("pi-1", Release)
+    assert early is not None and late is not None and late.version == early.version == 2
+    last = rollout.store.last_rollout(RolloutState, Release)
+    assert last is not None and early.order < last[2].order < late.order

@@ -204,3 +204,17 @@ def test_orders_that_cannot_be_carried_out_say_why(fleet: Fleet) -> None:
     ):
         answer, _ = fleet.lead(order)
         assert answer is not None and answer.startswith(why)
+
+
+def test_one_that_fails_in_use_goes_back_alone_and_the_others_keep_the_model(fleet: Fleet) -> None:
+    bad = DEVICES[7]
+    with UsageLog(fleet.folder / bad / "state" / FOLDER, 4) as usage:
+        usage.add(answers=20, errors=20)
+    plan = RolloutConfig(canary="100%", stages=(), observe_s=1.0, max_failed=0.1)
+    patient = replace(fleet, config=replace(fleet.config, rollout=plan))
+    _, rollout = patient.lead(fleet.push(linear_model(5.0, 5.0)))
+    assert (rollout.phase, rollout.sent_back) == ("complete", (bad,))
+    assert fleet.versions() == dict.fromkeys(DEVICES, 4) | {bad: 1}
+    with look_at_models(fleet.config) as view:
+        (row,) = (row for row in view.details(4)["devices"] if row["device"] == bad)
+    assert (row["has"], row["outcome"]) == (1, "refused") and "20 of 40 answers failed" in row["reason"]
