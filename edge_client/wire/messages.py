@@ -15,6 +15,7 @@ from compression.spec import Name as TensorName
 from edge_client.wire.blobs import BlobRef, Digest
 from edge_client.wire.calibration import Answering, CalibrationSums
 from edge_client.wire.evaluation import EvaluationSums
+from edge_client.wire.measurement import Measurement, MeasurePlan
 from edge_client.wire.summary import DataSummary
 from edge_client.wire.topics import DeviceName, FleetName
 
@@ -367,6 +368,43 @@ class UpgradeReport(Message):
     reason: Text = ""
 
 
+@dataclass(frozen=True, slots=True)
+class LatencyRequest(Message):
+    """Measure a model's speed, when there is nothing else to do; without a file, the active one.
+
+    ``number`` only ever grows, so a replayed request is recognised.
+    """
+
+    TYPE: ClassVar[int] = 50
+    SIGNED: ClassVar[bool] = True
+    fleet: FleetName
+    number: Number
+    expires: Number  # seconds since 1970; not carried out later than that
+    model: BlobRef | None = None
+    plan: MeasurePlan = MeasurePlan()
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyReport(Message):
+    """What a request came to: figures, or why there are none."""
+
+    TYPE: ClassVar[int] = 51
+    number: Number
+    outcome: Literal["measured", "refused", "failed"]
+    reason: Text = ""
+    measurement: Measurement | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyProgress(Message):
+    """The request has come, and this is what it waits for."""
+
+    TYPE: ClassVar[int] = 52
+    number: Number
+    state: Literal["waiting", "fetching", "measuring"]
+    reason: Text = ""
+
+
 MESSAGE_TYPES: Mapping[int, type[Message]] = {
     cls.TYPE: cls
     for cls in (
@@ -384,5 +422,8 @@ MESSAGE_TYPES: Mapping[int, type[Message]] = {
         Release,
         Upgrade,
         UpgradeReport,
+        LatencyRequest,
+        LatencyReport,
+        LatencyProgress,
     )
 }
