@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from broker_server.cohort import AnyCohort
 from broker_server.cohort.everyone import Everyone
+from broker_server.models import RANDOM, TRANSFER
 from broker_server.strategies import AnyStrategy
 from broker_server.strategies.fedavg import FedAvg
 from broker_server.strategies.fedbuff import FedBuff
@@ -17,6 +18,7 @@ from compression.spec import Augmentation, Label, Loss, Optimizer
 from compression.updates import PROFILES
 from edge_client.config import ConfigError, read_toml
 from edge_client.wire.messages import GateRule
+from edge_client.wire.ranges import MAX_RANGE_EXAMPLES
 from edge_client.wire.topics import FleetName
 from provisioning.enrolment.desk import DEVICE_DAYS
 from provisioning.pki.authority import MAX_CERTIFICATE_DAYS
@@ -51,9 +53,12 @@ class EnrolmentConfig(Record):
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig(Record):
-    """What is trained. ``name`` is a model of the zoo or ``module:function``."""
+    """What is trained. ``name`` is a model of the zoo or ``module:function``.
 
-    name: Annotated[str, Length(1, 200)] = "small_cnn"
+    A transfer model's is followed by ``@`` and the file of its backbone's weights, or by ``@random``.
+    """
+
+    name: Annotated[str, Length(1, 4200)] = "small_cnn"
     kind: Literal["image", "table"] = "image"
     height: Annotated[int, Between(8, 4096)] = 64  # pictures only, as the next two
     width: Annotated[int, Between(8, 4096)] = 64
@@ -64,6 +69,7 @@ class ModelConfig(Record):
     optimizer: Optimizer = "adam"
     batch_size: Annotated[int, Between(1, 4096)] = 16
     micro_batch: Annotated[int, Between(1, 4096)] | None = None  # a divisor of it: less memory, the same step
+    max_extractor_mb: Annotated[float, Between(1, 128)] = 32.0  # frozen part of a transfer model, to fetch
     seed: Annotated[int, Between(0, 1 << 32)] = 0
     augmentation: Augmentation = Augmentation()
 
@@ -109,7 +115,16 @@ class DataConfig(Record):
     """Examples that the server itself may see; all optional. ``kind:path`` as on the devices."""
 
     evaluation: FilePath | None = None  # held-out examples for accuracy after each round
-    calibration: FilePath | None = None  # for full-integer models; without it they are dynamic-range
+    calibration: FilePath | None = None  # of int8 releases: instead of the devices' ranges
+
+
+@dataclass(frozen=True, slots=True)
+class RangesConfig(Record):
+    """What devices tell of their activations for federated calibration; docs/model-compression.md."""
+
+    examples: Annotated[int, Between(1, MAX_RANGE_EXAMPLES)] = 200  # of each device, at most
+    clip_percent: Annotated[float, Between(0.0, 25.0)] = 0.0  # of each example's extremes that do not count
+    noise: Annotated[float, Between(0.0, 1.0)] = 0.0  # added to each bound, share of the range
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +133,8 @@ class ReleaseConfig(Record):
 
     enabled: bool = True
     recipe: Literal["int8", "dynamic", "float32"] = "int8"
+    calibration: Literal["auto", "federated", "server", "none"] = "auto"  # of int8: where ranges come from
+    ranges: RangesConfig = RangesConfig()
     wait_s: Seconds = 600.0  # for the devices' reports
     gate: GateRule = GateRule()
 
@@ -182,6 +199,46 @@ class ServerConfig(Record):
                 f"rounds.quorum ({self.rounds.quorum})"
             )
         _check_strategy(self)
+        _check_transfer(self)
+        _check_calibration(self)
+
+
+def chosen_calibration(config: ServerConfig) -> Literal["federated", "server", "none"]:
+    """Where an int8 release's activation ranges come from; ``auto``: the server's examples or the devices."""
+    if config.release.calibration != "auto":
+        return config.release.calibration
+    return "server" if config.data.calibration else "federated"
+
+
+def calibrates_on_devices(config: ServerConfig) -> bool:
+    """Whether the run has a stage in which devices measure ranges."""
+    release = config.release
+    return release.enabled and release.recipe == "int8" and chosen_calibration(config) == "federated"
+
+
+def _check_calibration(config: ServerConfig) -> None:
+    if config.release.calibration == "server" and not (config.data.calibration or config.data.evaluation):
+        raise RecordError(
+            "ServerConfig: release.calibration = 'server' needs examples here: set data.calibration, or take "
+            "'federated'"
+        )
+
+
+def is_transfer_name(name: str) -> bool:
+    """Whether a model of this name has a frozen part that runs once a picture."""
+    return name.partition("@")[0] in TRANSFER
+
+
+def _check_transfer(config: ServerConfig) -> None:
+    if not is_transfer_name(config.model.name):
+        return
+    if config.model.kind != "image":
+        raise RecordError(f"ServerConfig: {config.model.name} takes pictures: set model.kind = 'image'")
+    if config.model.augmentation != Augmentation():
+        raise RecordError(
+            f"ServerConfig: {config.model.name} is trained on features that are made once a picture: leave "
+            "[model.augmentation] out"
+        )
 
 
 def _check_strategy(config: ServerConfig) -> None:
@@ -229,11 +286,25 @@ def load_config(path: Path) -> ServerConfig:
     return replace(
         config,
         data=data,
+        model=replace(config.model, name=_anchored_model(config.model.name, folder)),
         tracking=tracking,
         state=str(folder / config.state),
         keys=str(folder / config.keys),
         pki=str(folder / config.pki),
     )
+
+
+def shown_name(name: str) -> str:
+    """A model's name for people: of its weights' file the name alone, whose folder may be moved."""
+    backbone, at, weights = name.partition("@")
+    return backbone + at + Path(weights).name
+
+
+def _anchored_model(name: str, folder: Path) -> str:
+    backbone, at, weights = name.partition("@")
+    if not at or not is_transfer_name(name) or weights in ("", RANDOM):
+        return name
+    return f"{backbone}@{folder / weights}"
 
 
 def _anchored(source: str | None, folder: Path) -> str | None:

@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from broker_server.config import ModelConfig
 from broker_server.models import build_model
-from compression.spec import ImageInput, Loss, TableInput, TrainableBundle, Weights
+from compression.spec import ImageInput, Input, Loss, ModelSpec, TableInput, TrainableBundle, Weights
 from compression.tf import quiet, tensorflow
-from edge_client.data import DataSource, LocalData, batches, load_data
+from edge_client.data import DataSource, LocalData, batches
 from edge_client.data.catalogue import Progress
 from edge_client.training import LiteRTTrainer
+from edge_client.training.examples import load_examples
+from edge_client.training.features import ReadFile
 from edge_client.wire.evaluation import EvaluationSums
+
+if TYPE_CHECKING:
+    from compression.trainable import CompileResult
 
 log = logging.getLogger(__name__)
 
@@ -44,21 +50,31 @@ def compile_program(
         tensorflow()  # sets its loggers' levels while it is imported: they are quietened after
     with quiet():
         model = seeded_model(config, input.shape, len(classes))
-        from compression.trainable import compile_trainable
-
-        result = compile_trainable(
-            model,
-            name=config.name,
-            input=input,
-            classes=classes,
-            loss=choose_loss(config, classes),
-            optimizer=config.optimizer,
-            batch_size=config.batch_size,
-            micro_batch=config.micro_batch,
-            augmentation=config.augmentation,
+        result = compile_model(
+            config, model, input, classes, name=config.name, loss=choose_loss(config, classes)
         )
-    log.info("compiled %s, lowerings %s", config.name, result.lowerings)
     return result.bundle, result.weights
+
+
+def compile_model(
+    config: ModelConfig, model: Any, input: Input, classes: Sequence[str], *, name: str, loss: Loss
+) -> CompileResult:
+    """Compile a Keras model's training program by the settings."""
+    from compression.trainable import compile_trainable
+
+    result = compile_trainable(
+        model,
+        name=name,
+        input=input,
+        classes=classes,
+        loss=loss,
+        optimizer=config.optimizer,
+        batch_size=config.batch_size,
+        micro_batch=config.micro_batch,
+        augmentation=config.augmentation,
+    )
+    log.info("compiled %s, lowerings %s", name, result.lowerings)
+    return result
 
 
 def seeded_model(config: ModelConfig, shape: Sequence[int], classes: int) -> Any:
@@ -67,22 +83,38 @@ def seeded_model(config: ModelConfig, shape: Sequence[int], classes: int) -> Any
     return build_model(config.name, shape, classes)
 
 
+def trained_model(config: ModelConfig, spec: ModelSpec, weights: Weights) -> Any:
+    """The Keras model of the settings with the fleet's weights in it."""
+    model = seeded_model(config, spec.raw_input.shape, len(spec.classes))
+    from compression.models.cutting import trained_part
+    from compression.trainable import load_keras_weights
+
+    load_keras_weights(trained_part(model), weights)
+    return model
+
+
 class Evaluator:
     """How weights do on the server's own examples, by the program that the devices run."""
 
     def __init__(
-        self, bundle: TrainableBundle, source: DataSource, *, progress: Progress | None = None
+        self,
+        bundle: TrainableBundle,
+        source: DataSource,
+        *,
+        extractor: ReadFile | None = None,
+        cache: Path | None = None,
+        progress: Progress | None = None,
     ) -> None:
-        spec = bundle.spec
-        self._trainer = LiteRTTrainer(bundle)
-        self._data = load_data(
+        self._data = load_examples(
             source,
-            spec.input,
-            spec.classes,
+            bundle.spec,
             validation_fraction=0.0,
             seed=0,
+            extractor=extractor,
+            cache=cache,
             progress=progress,
-        )
+        ).trained
+        self._trainer = LiteRTTrainer(bundle)
 
     def __call__(self, weights: Weights) -> EvaluationSums:
         """Evaluate float32 weights."""

@@ -9,6 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable
 
+from edge_client.extractors import extractor_blobs
 from edge_client.session.blobs import BlobStore
 from edge_client.session.mqtt import Session, SessionError, packet_bytes
 from edge_client.wire.blobs import CHUNK_BYTES, BlobRef, split
@@ -52,6 +53,10 @@ class Publisher:
             ways = [release.model, *(source.blob for source in release.sources)]
             self._broadcast_once([min(ways, key=lambda ref: ref.size)])
 
+    def withdraw_release(self) -> None:
+        """Take the retained release away from the broker: a device that comes now finds none."""
+        self._session.publish(self._topics.all(RELEASE), b"", retain=True, timeout_s=ACK_TIMEOUT_S)
+
     def announce(self, release: Release) -> None:
         """Let devices ask for what a release names."""
         self._announce(release)
@@ -90,7 +95,11 @@ class Publisher:
         control = manifest.control if isinstance(manifest, Task) else None
         lines = [line for line in (manifest.weights, control) if line]
         refs = [manifest.bundle] if manifest.bundle else []
+        if manifest.extractor:  # not broadcast: tens of MB in every queue would hold up what comes after
+            refs += extractor_blobs(self._store_of(manifest.extractor), manifest.extractor)
         refs += [line.full for line in lines if line.version == 0]
+        if isinstance(manifest, Task) and manifest.ranges:
+            refs.append(manifest.ranges.program)
         self._once |= {ref.digest for ref in refs}
         refs += [ref for line in lines for ref in (line.full, *(step.blob for step in line.steps))]
         self._announced |= {ref.digest: ref for ref in refs}

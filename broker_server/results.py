@@ -38,9 +38,10 @@ from edge_client.wire.messages import Hello, ReleaseReport
 
 CENTRALISED = "centralised"
 COUNTED = (
-    "PUBLISH packets of the rounds, MQTT headers and control messages included. The training program and "
-    "the first weights, delivered once, are not in them: {setup} to all devices together. Nor is what the "
-    "devices sent after the last round, the closing evaluation: {closing} from all together."
+    "PUBLISH packets of the rounds, MQTT headers and control messages included. The training program, the "
+    "first weights and the program that finds activation ranges, delivered once, are not in them: {setup} to "
+    "all devices together. Nor is what the devices sent after the last round, the closing evaluation and the "
+    "ranges: {closing} from all together."
 )
 
 
@@ -167,6 +168,7 @@ def build_report(
             description=facts.description,
         ),
         model=_model_figures(stages, config, release),
+        calibration=release.calibrated if release else None,
         rounds=rounds,
         final=FinalFigures.of(final, release.int8 if release else None),
         centralised=_centralised(comparison),
@@ -221,6 +223,8 @@ def _model_figures(stages: Stages, config: ServerConfig, release: ReleaseFigures
         parameters=parameters,
         float32_bytes=release.float32_bytes,
         int8_bytes=release.int8_bytes,
+        float32_zipped_bytes=release.float32_zipped_bytes,
+        int8_zipped_bytes=release.int8_zipped_bytes,
         int8_calibration=release.calibration,
         float32_latency_ms=LatencyFigures(release.float32_p50_ms, release.float32_p99_ms, release.runs),
         int8_latency_ms=LatencyFigures(release.int8_p50_ms, release.int8_p99_ms, release.runs),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from broker_server.config import ServerConfig
+from broker_server.config import ServerConfig, calibrates_on_devices, shown_name
 from broker_server.rounds.machine import Stage
 from compression.records import dumps
 from edge_client.wire.messages import TrainingPlan
@@ -14,7 +14,8 @@ def stages_of(config: ServerConfig) -> tuple[Stage, ...]:
     first = (Stage("statistics"),) if config.model.kind == "table" else ()
     training = tuple(Stage("train", number) for number in range(1, rounds.rounds + 1))
     last = (Stage("finetune", rounds.rounds),) if rounds.fine_tune_epochs else ()
-    return (*first, *training, Stage("evaluate", rounds.rounds), *last)
+    ranges = (Stage("calibrate", rounds.rounds),) if calibrates_on_devices(config) else ()
+    return (*first, *training, Stage("evaluate", rounds.rounds), *last, *ranges)
 
 
 def training_plan(config: ServerConfig, stage: Stage, codec: str) -> TrainingPlan | None:
@@ -38,6 +39,6 @@ def in_words(config: ServerConfig) -> str:
     size = f" {model.height}x{model.width}x{model.channels}" if model.kind == "image" else ""
     strategy = dumps(config.strategy).decode()
     return (
-        f"{model.name}, {model.kind}{size}, {rounds.rounds} rounds, {model.optimizer}, seed {model.seed}, "
-        f"strategy {strategy}"
+        f"{shown_name(model.name)}, {model.kind}{size}, {rounds.rounds} rounds, {model.optimizer}, "
+        f"seed {model.seed}, strategy {strategy}"
     )

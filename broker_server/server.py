@@ -15,6 +15,7 @@ from pathlib import Path
 
 from broker_server import clock
 from broker_server.broker.base import Broker, BrokerError
+from broker_server.calibration import CalibrationError
 from broker_server.checks import RefusedError
 from broker_server.config import ServerConfig
 from broker_server.disk import said_when_full
@@ -45,6 +46,7 @@ from broker_server.rounds.machine import (
     Joined,
     Left,
     RetryStage,
+    Skipped,
     Started,
     StartStage,
     Tick,
@@ -236,7 +238,12 @@ class Server:
             self.stages.compile({name: self._hellos[name] for name in command.cohort})
         columns = self.stages.columns or self._hellos[command.cohort[0]].data.columns
         cohort = self.stages.choosing.choose(command, len(self._state.reported))
-        self._task = self.stages.make_task(command.stage, cohort, columns)
+        try:
+            self._task = self.stages.make_task(command.stage, cohort, columns)
+        except CalibrationError as exc:  # the run is not lost for it
+            self.stages.calibrating.gave_up(str(exc))
+            self._feed(Skipped())
+            return
         if command.stage.kind == "train":
             self._observer.round_started(RoundStarted(command.stage.round, cohort, self.config.rounds.rounds))
         try:

@@ -16,12 +16,14 @@ from pathlib import Path
 
 from broker_server import clock
 from broker_server.aggregation import Aggregation
+from broker_server.calibrating import Calibrating
 from broker_server.checks import check_result
 from broker_server.codec_control import choose_codec
 from broker_server.cohort.choosing import Choosing
 from broker_server.config import ServerConfig
 from broker_server.errors import RunError
 from broker_server.fleet import ledger_path
+from broker_server.frozen import Frozen
 from broker_server.program import Evaluator, compile_program, image_input
 from broker_server.records import ClientRecord, RoundRecord
 from broker_server.round_records import fine_tuning, with_evaluation, with_traffic
@@ -56,6 +58,8 @@ class Stages:
         artefacts: bundles, weights, steps and updates by content hash.
         late: what becomes of late results.
         choosing: of the cohorts.
+        calibrating: the stage in which devices measure ranges.
+        frozen: of a transfer model.
     """
 
     def __init__(self, config: ServerConfig) -> None:
@@ -66,6 +70,8 @@ class Stages:
         self._config = config
         self.late = late_policy(config)
         self.choosing = Choosing(config, self.ledger)
+        self.calibrating = Calibrating(config, self.ledger, self.artefacts)
+        self.frozen = Frozen(config, self.ledger, self.artefacts)
         self._aggregation: Aggregation | None = None
         self._bundle: TrainableBundle | None = None
         self._ref: BlobRef | None = None
@@ -162,7 +168,12 @@ class Stages:
         if self._config.data.evaluation is None or self.aggregation.personal:
             return None
         if self._evaluator is None:
-            self._evaluator = Evaluator(self.bundle, DataSource.parse(self._config.data.evaluation))
+            self._evaluator = Evaluator(
+                self.bundle,
+                DataSource.parse(self._config.data.evaluation),
+                extractor=self.frozen.read,
+                cache=Path(self._config.state) / "cache" if self.frozen.manifest else None,
+            )
         return self._evaluator(weights)
 
     # ---- starting a stage ----
@@ -181,7 +192,8 @@ class Stages:
             raise RunError(
                 f"the devices have {len(classes)} classes between them, a model takes 2 to {MAX_CLASSES}"
             )
-        bundle, weights = compile_program(self._config.model, input, classes)
+        made = self.frozen.compile(input, classes) or compile_program(self._config.model, input, classes)
+        bundle, weights = made
         ref = self.artefacts.put(bundle.to_bytes())
         with self.ledger.transaction():
             self.ledger.set_fact("bundle", ref.digest)
@@ -194,12 +206,16 @@ class Stages:
         task = replace(self.idle_task(), round=stage.round, cohort=cohort)
         if stage.kind == "statistics":
             task = replace(task, kind="statistics", columns=columns)
+        elif stage.kind == "calibrate":
+            plan = self.calibrating.plan(self.bundle.spec.whole, self.versions)
+            task = replace(task, kind="calibrate", bundle=self._ref, ranges=plan)
         else:
             trains = stage.kind == "train"
             task = replace(
                 task,
                 kind=stage.kind,
                 bundle=self._ref,
+                extractor=self.frozen.manifest,
                 weights=self.versions.reference(),
                 training=training_plan(self._config, stage, self._codec(self._config.codec.up)),
                 control=self.aggregation.state.reference() if trains else None,
@@ -220,6 +236,8 @@ class Stages:
 
     def broadcast(self, task: Task) -> list[BlobRef]:
         """What most of the cohort will want: program and whole model at first, then the newest step."""
+        if task.ranges:
+            return [task.ranges.program]
         if task.bundle is None or task.weights is None:
             return []
         lines = [line for line in (task.weights, task.control) if line]
@@ -267,6 +285,8 @@ class Stages:
                     record = self._amend(
                         command.stage.round, lambda last: with_traffic(last, clients, dropped_bytes)
                     )
+                elif command.stage.kind == "calibrate":
+                    self.calibrating.close(results, command.dropped)
                 else:
                     record = self._amend(
                         command.stage.round,
@@ -345,8 +365,9 @@ class Stages:
     def _prune(self) -> None:
         """Updates are of no use once they are in the mean, nor are versions that nobody can step from."""
         kept = [digest for digest in (self.ledger.fact("bundle"), self.ledger.fact("statistics")) if digest]
+        kept += [ref.digest for ref in self.frozen.blobs()]
         if self._versions is not None:
-            kept += self._versions.files() + self.aggregation.state.files()
+            kept += self._versions.files() + self.aggregation.state.files() + self.calibrating.files()
         self.artefacts.keep_only(kept)
 
     # ---- the program ----

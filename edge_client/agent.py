@@ -211,6 +211,9 @@ class Agent:
         if channel == CHUNK:
             self._on_chunk(decode(incoming.payload), incoming.at)
             return
+        if channel == RELEASE and not incoming.payload:
+            self._release = None  # the retained one was taken away: it is not to be installed any more
+            return
         message = decode(incoming.payload, topic=incoming.topic, verifier=self._verifier).message
         if channel == TASK and isinstance(message, Task):
             self._on_task(message)
@@ -258,6 +261,7 @@ class Agent:
         if work.bundle and work.bundle.digest != self._state.memory.bundle:
             held = control = ""
         refs = wanted_blobs(work.bundle, work.weights, held)
+        refs += [work.ranges.program] if work.ranges else []
         return self._fetch(refs + wanted_blobs(None, work.control, control))
 
     def _fetch(self, refs: list[BlobRef]) -> bool:
@@ -309,6 +313,7 @@ class Agent:
             lines = [line for line in (newer.weights, newer.control) if line]
             refs += [newer.bundle, *(line.full for line in lines)]
             refs += [step.blob for line in lines for step in line.steps]
+            refs += [newer.ranges.program] if newer.ranges else []
         if release := self._release:  # may be on its way
             steps = (step.blob for step in release.weights.steps)
             refs += [release.model, release.bundle, release.weights.full, *steps]

@@ -107,13 +107,18 @@ def health(directory: Path) -> Health:
     celsius = temperature_c()
     return Health(
         peak_rss_mb=peak_rss_mb(),
-        free_memory_mb=_kilobytes(PROC / "meminfo", "MemAvailable") * 1024 / MEGABYTE,
+        free_memory_mb=free_memory_mb(),
         free_disk_mb=shutil.disk_usage(directory).free / MEGABYTE,
         temperature_c=celsius if celsius is not None and COLDEST_C <= celsius <= HOTTEST_C else None,
         throttled=throttled(),
         on_mains=on_mains(),
         imports_tensorflow="tensorflow" in sys.modules,
     )
+
+
+def free_memory_mb() -> float:
+    """Memory that can be had without swapping, in MB, as the kernel reckons it."""
+    return _kilobytes(PROC / "meminfo", "MemAvailable") * 1024 / MEGABYTE
 
 
 def _kilobytes(path: Path, field: str) -> int:

@@ -14,6 +14,7 @@ from typing import TypeVar
 from compression.records import dumps
 from compression.spec import ModelSpec, SpecError, Weights, check_weights
 from compression.updates import PROFILES
+from edge_client.calibrating import ranges_report
 from edge_client.coding import Coder
 from edge_client.config import EdgeConfig
 from edge_client.data import Batch, DataSource, LocalData, batches, column_statistics, load_data
@@ -88,6 +89,8 @@ class Workshop:
         """
         if task.kind == "statistics":
             return self._statistics(task)
+        if task.kind == "calibrate":
+            return self._ranges(task, cancelled)
         bundle, weights = _needed(task.bundle), _needed(task.weights)
         trainer, data = self.open(bundle)
         self._state.use_run(task.run)
@@ -167,6 +170,28 @@ class Workshop:
             seed=self._config.data.seed,
         )
         payload = dumps(statistics)
+        return Outcome(self._result(task, payload=BlobRef.of(payload)), payload)
+
+    def _ranges(self, task: Task, cancelled: Cancelled) -> Outcome:
+        plan, ref = _needed(task.ranges), _needed(task.bundle)
+        spec = read_bundle(self._blobs, ref).spec
+        self._trainer = None  # its memory is the program's now
+        data = self._data if self._digest == ref.digest else None
+        data = self.load_data(spec) if data is None else data
+
+        def look_up() -> None:
+            self._alive()
+            if cancelled():
+                raise TaskCancelledError
+
+        payload = ranges_report(
+            self._blobs.read(plan.program),
+            plan,
+            data,
+            spec,
+            threads=self._config.threads,
+            before_each=look_up,
+        )
         return Outcome(self._result(task, payload=BlobRef.of(payload)), payload)
 
     def _train(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from xml.etree import ElementTree as ET
 
 from broker_server.report import words
+from broker_server.report.calibration_grid import calibration_grid
 from broker_server.report.markup import append, element, page
 from broker_server.report.plots import Plot, Series, plots
 from broker_server.report.schema import RunReport
@@ -39,7 +40,12 @@ def to_html(report: RunReport) -> str:
         _verdict(report),
         _tiles(report),
         _section("Learning and traffic", _side_by_side(*learning, _table(traffic_grid(report)))),
-        _section("Models", _table(models_grid(report)), _table(confusion_grid(report), heat=True)),
+        _section(
+            "Models",
+            _table(models_grid(report)),
+            *([_table(calibration_grid(report))] if report.calibration else []),
+            _table(confusion_grid(report), heat=True),
+        ),
         _section(
             "Devices",
             _table(clients_grid(report)),

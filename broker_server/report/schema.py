@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Annotated, Literal
 
+from broker_server.report.calibration import CalibrationFigures
 from compression.records import Between, Length, Record, RecordError
 from edge_client.wire.evaluation import MAX_CLASSES, EvaluationSums
 from edge_client.wire.summary import Label
@@ -42,6 +43,7 @@ class RoundFigures(Record):
         clients: whose updates were counted.
         dropped: who was asked and not counted, and why.
         released: who was still at work when there were enough results.
+        sparsity: share of zeros among the kernels of the new weights, where the run prunes.
         chosen, passed: who was asked and who was not, and why; empty where everyone is asked.
         bytes_up, bytes_down: of all devices together in this round.
     """
@@ -59,6 +61,7 @@ class RoundFigures(Record):
     bytes_up: Count | None = None
     bytes_down: Count | None = None
     seconds: Amount | None = None
+    sparsity: Share | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +295,8 @@ class ModelFigures(Record):
     int8_calibration: Literal["full-integer", "dynamic-range", "none"] | None = None
     float32_latency_ms: LatencyFigures = LatencyFigures()
     int8_latency_ms: LatencyFigures = LatencyFigures()
+    float32_zipped_bytes: Count | None = None
+    int8_zipped_bytes: Count | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,6 +344,7 @@ class RunReport(Record):
     wall_s: Amount
     data: DataFigures
     model: ModelFigures
+    calibration: CalibrationFigures | None = None
     rounds: tuple[RoundFigures, ...] = ()
     final: FinalFigures = FinalFigures()
     centralised: CentralisedFigures = CentralisedFigures()

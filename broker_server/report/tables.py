@@ -85,6 +85,7 @@ _SELECTION: tuple[Column[RoundFigures], ...] = (
     Column("Not asked because", lambda r: _reasons(r.passed), numeric=False, brief=False),
     Column("Not needed", lambda r: ", ".join(r.released) or "-", numeric=False, brief=False),
 )
+_SPARSITY: tuple[Column[RoundFigures], ...] = (Column("Zeros", lambda r: words.share(r.sparsity)),)
 _ON_DEVICES = "On devices: accuracy on their own validation examples, of the round's new weights."
 
 
@@ -97,12 +98,15 @@ def rounds_grid(report: RunReport, *, most: int | None = None) -> Grid:
     shown = report.rounds if most is None else spread(report.rounds, most)
     left_out = len(report.rounds) - len(shown)
     cut = f"{words.plural(left_out, 'round')} between these not shown. " if left_out else ""
+    pruned = any(r.sparsity is not None for r in report.rounds)
     return _grid(
         "Every round" if most is None else "Rounds",
-        _ROUNDS + (_SELECTION if any(r.chosen for r in report.rounds) else ()),
+        _ROUNDS
+        + (_SPARSITY if pruned else ())
+        + (_SELECTION if any(r.chosen for r in report.rounds) else ()),
         shown,
         brief=most is not None,
-        note=cut + _ON_DEVICES,
+        note=cut + _ON_DEVICES + (" Zeros: share of the kernels' weights." if pruned else ""),
     )
 
 
@@ -227,7 +231,7 @@ def models_grid(report: RunReport) -> Grid:
         headers=("Model", "Accuracy", "Loss", "AUC", "Size", "p50", "p99"),
         numeric=(False, True, True, True, True, True, True),
         rows=rows,
-        note=_latency_note(float32, int8),
+        note=" ".join(filter(None, [_latency_note(float32, int8), _zipped_note(report)])),
     )
 
 
@@ -239,6 +243,14 @@ def _latency_note(*latencies: LatencyFigures) -> str:
     runs = [latency.runs for latency in latencies if latency.runs]
     of = f", of {words.plural(min(runs), 'run')} after warm-up" if runs else ""
     return f"p50, p99: time of one inference on the server's machine{of}. Same: as in the first row."
+
+
+def _zipped_note(report: RunReport) -> str:
+    full, small = report.model.float32_zipped_bytes, report.model.int8_zipped_bytes
+    if not full or not small:
+        return ""
+    less = words.times(full / small)
+    return f"Zipped: {words.size(full)} in float32, {words.size(small)} released, {less} less."
 
 
 def traffic_grid(report: RunReport) -> Grid:

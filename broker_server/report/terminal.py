@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from broker_server.report import words
+from broker_server.report.calibration_grid import calibration_grid
 from broker_server.report.console import figure, foreign, table
 from broker_server.report.schema import RunReport
 from broker_server.report.tables import (
@@ -32,6 +33,8 @@ def print_report(report: RunReport, console: Console) -> None:
     _print_head(report, console)
     _print_grid(rounds_grid(report, most=MAX_ROUNDS), console)
     _print_grid(models_grid(report), console)
+    if report.calibration is not None:
+        _print_grid(calibration_grid(report), console)
     if len(report.data.classes) <= MAX_CLASSES:
         _print_grid(confusion_grid(report), console)
     _print_grid(traffic_grid(report), console)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from broker_server.report.calibration import CalibrationFigures
 from compression.records import Record
 from edge_client.wire.evaluation import EvaluationSums
 
@@ -18,6 +19,8 @@ class ReleaseFigures(Record):
     version: int
     int8_bytes: int
     float32_bytes: int
+    int8_zipped_bytes: int
+    float32_zipped_bytes: int
     calibration: Literal["full-integer", "dynamic-range", "none"]
     int8: EvaluationSums | None
     int8_p50_ms: float
@@ -25,3 +28,4 @@ class ReleaseFigures(Record):
     float32_p50_ms: float
     float32_p99_ms: float
     runs: int
+    calibrated: CalibrationFigures | None = None  # None: nothing had to be calibrated

@@ -13,9 +13,10 @@ import numpy.typing as npt
 
 from broker_server import clock
 from broker_server.config import ServerConfig
-from broker_server.program import every_example, seeded_model
+from broker_server.program import every_example, trained_model
 from broker_server.rollout.figures import FIGURES, ReleaseFigures
 from broker_server.rollout.planning import RolloutError
+from broker_server.rollout.quantising import Quantised, Quantiser
 from broker_server.rollout.registry import ModelRecord, keep_files
 from broker_server.stages import Stages
 from compression.errors import BrambleError
@@ -23,6 +24,7 @@ from compression.models.export import ExportedModel, export_model
 from compression.models.precision import Calibration, precision_of
 from compression.models.tflite_file import read_tflite
 from compression.records import dumps
+from compression.size_report import zipped_bytes
 from compression.spec import ModelSpec
 from compression.tf import quiet
 from edge_client.data import Batch, DataSource, LocalData, batches, load_data
@@ -42,7 +44,6 @@ from edge_client.wire.calibration import Answering, CalibrationSums
 from edge_client.wire.evaluation import EvaluationSums
 from edge_client.wire.messages import Release
 
-CALIBRATION_EXAMPLES = 200
 Scores = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]  # probabilities and labels
 
 
@@ -53,25 +54,22 @@ class ModelMaker:
         self._config = config
         self._stages = stages
         self._models = models
+        self._quantiser = Quantiser(config, stages)
+        self._held_out: LocalData | None = None
 
     def from_weights(self, version: int, parent: int) -> ModelRecord:
         """Export the newest weights by the recipe of the settings."""
-        recipe = self._config.release.recipe
-        spec, versions = self._stages.bundle.spec, self._stages.versions
-        classes, calibration = len(spec.classes), self._calibration(spec)
+        spec, versions = self._stages.bundle.spec.whole, self._stages.versions
         with quiet():
-            model = seeded_model(self._config.model, spec.input.shape, classes)
-            from compression.trainable import load_keras_weights
-
-            load_keras_weights(model, versions.weights)
-            exported = export_model(model, classes=classes, recipe=recipe, calibration=calibration)
-            plain = export_model(model, classes=classes, recipe="float32")
-        answering = self._answering()
-        metrics = self._measure(version, spec, exported, plain, answering)
+            model = trained_model(self._config.model, spec, versions.weights)
+            self._stages.frozen.check(model)
+            made = self._quantiser.release_of(model, spec, lambda file: self._sums_of(file, spec))
+            plain = export_model(model, classes=len(spec.classes), recipe="float32")
+        answering, exported = self._answering(), made.exported
+        metrics = self._measure(version, spec, made, plain, answering)
         release = self._release(version, self._models.put(exported.tflite), exported.calibration, answering)
-        return _record(
-            release, parent, f"{self._config.model.name}, {versions.latest.version} rounds", recipe, metrics
-        )
+        origin = f"{self._config.model.name}, {versions.latest.version} rounds"
+        return _record(release, parent, origin, self._config.release.recipe, metrics)
 
     def from_file(self, version: int, parent: int, model: BlobRef, origin: str, recipe: str) -> ModelRecord:
         """Take a TFLite file as it is: for the fleet's classes and preprocessing, float32 in and out.
@@ -79,7 +77,7 @@ class ModelMaker:
         Raises:
             RolloutError: it is not such a file, or the fleet has no weights to compare it with.
         """
-        data, spec = self._models.read(model), self._stages.bundle.spec
+        data, spec = self._models.read(model), self._stages.bundle.spec.whole
         try:
             calibration = precision_of(read_tflite(data)).calibration
             predictor = Predictor(data, spec)
@@ -102,6 +100,7 @@ class ModelMaker:
             version=version,
             model=model,
             bundle=self._stages.bundle_ref,
+            extractor=self._stages.frozen.manifest,
             preparation=preparation_digest(self._stages.bundle.spec),
             weights=self._stages.versions.reference(),
             calibration=calibration,
@@ -121,22 +120,15 @@ class ModelMaker:
                 return Answering(temperature=fit_temperature(total), likeness=fit_likeness(total))
         return Answering()
 
-    def _calibration(self, spec: ModelSpec) -> npt.NDArray[np.float32] | None:
-        source = self._config.data.calibration
-        if source is None:
-            return None
-        data = _load(source, spec)
-        chosen = every_example(data)[:CALIBRATION_EXAMPLES]
-        inputs: npt.NDArray[np.float32] = np.concatenate(
-            [_real(batch) for batch in batches(data, chosen, spec)]
-        )
-        return inputs
+    def _sums_of(self, tflite: bytes, spec: ModelSpec) -> EvaluationSums | None:
+        return _sums(self._scores(Predictor(tflite, spec), spec))
 
     def _scores(self, predictor: Predictor, spec: ModelSpec) -> Scores | None:
         """The released file itself on the held-out examples."""
         if self._config.data.evaluation is None:
             return None
-        data = _load(self._config.data.evaluation, spec)
+        data = self._held_out or _load(self._config.data.evaluation, spec)
+        self._held_out = data  # each way to calibrate is measured on them
         probabilities, labels = [], []
         for batch in batches(data, every_example(data), spec):
             probabilities.append(predictor.predict(_real(batch)))
@@ -147,15 +139,15 @@ class ModelMaker:
         self,
         version: int,
         spec: ModelSpec,
-        exported: ExportedModel,
+        made: Quantised,
         plain: ExportedModel,
         answering: Answering,
     ) -> dict[str, float]:
-        small, float32 = Predictor(exported.tflite, spec), Predictor(plain.tflite, spec)
+        small, float32 = Predictor(made.exported.tflite, spec), Predictor(plain.tflite, spec)
         example = self._example(spec)
         fast, slow = measure_latency(small, example), measure_latency(float32, example)
         scores = self._scores(small, spec)
-        figures = _figures(version, exported, plain, _sums(scores), fast, slow)
+        figures = _figures(version, made, plain, _sums(scores), fast, slow)
         self._stages.ledger.set_fact(FIGURES, dumps(figures).decode())
         return {"latency_p50_ms": fast.p50_ms, "float32_bytes": float(len(plain.tflite))} | _quality(
             scores, answering
@@ -230,7 +222,7 @@ def _quality(scores: Scores | None, answering: Answering) -> dict[str, float]:
 
 def _figures(
     version: int,
-    exported: ExportedModel,
+    made: Quantised,
     plain: ExportedModel,
     sums: EvaluationSums | None,
     fast: Latency,
@@ -238,9 +230,12 @@ def _figures(
 ) -> ReleaseFigures:
     return ReleaseFigures(
         version=version,
-        int8_bytes=len(exported.tflite),
+        int8_bytes=len(made.exported.tflite),
         float32_bytes=len(plain.tflite),
-        calibration=exported.calibration,
+        int8_zipped_bytes=zipped_bytes(made.exported.tflite),
+        float32_zipped_bytes=zipped_bytes(plain.tflite),
+        calibration=made.exported.calibration,
+        calibrated=made.figures,
         int8=sums,
         int8_p50_ms=fast.p50_ms,
         int8_p99_ms=fast.p99_ms,
@@ -251,7 +246,7 @@ def _figures(
 
 
 def _load(source: str, spec: ModelSpec) -> LocalData:
-    return load_data(DataSource.parse(source), spec.input, spec.classes, validation_fraction=0.0, seed=0)
+    return load_data(DataSource.parse(source), spec.raw_input, spec.classes, validation_fraction=0.0, seed=0)
 
 
 def _real(batch: Batch) -> npt.NDArray[np.float32]:

@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-StageKind = Literal["statistics", "train", "evaluate", "finetune"]
+StageKind = Literal["statistics", "train", "evaluate", "finetune", "calibrate"]
 Phase = Literal["gathering", "starting", "working", "closing", "finished"]
+DISPENSABLE = frozenset({"calibrate"})  # stages without whose results a run goes on
+DISPENSABLE_TRIES = 2  # without a new result before such a stage is closed with what came
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,12 @@ class Tick:
     """Time has passed."""
 
 
-Event = Joined | Left | Started | Reported | Closed | Tick
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """The task that `StartStage` asked for cannot be made; the stage is one that a run can do without."""
+
+
+Event = Joined | Left | Started | Reported | Closed | Tick | Skipped
 
 
 # ---- commands ----
@@ -174,6 +181,8 @@ def step(state: RunState, event: Event, rules: Rules, now: float) -> tuple[RunSt
     before, state = state.phase, _noted(state, event, now)
     if state.phase == "finished":
         return state, () if before == "finished" else (FinishRun(),)
+    if isinstance(event, Skipped) and state.phase == "starting":
+        return _closing(state, {}, now)
     if state.phase == "gathering":
         return _maybe_start(state, rules, now)
     if state.phase == "working":
@@ -219,7 +228,7 @@ def _maybe_start(state: RunState, rules: Rules, now: float) -> tuple[RunState, t
     if len(state.reported) >= rules.quorum and (not cohort or _enough(state, rules)):
         return _closing(state, {}, now)
     if not (enough and cohort and state.stage):
-        return state, ()
+        return _closing(state, {}, now) if waited and _dispensable(state) else (state, ())
     started = replace(state, phase="starting", since=now, cohort=frozenset(cohort))
     return started, (StartStage(state.stage, cohort),)
 
@@ -232,12 +241,17 @@ def _maybe_close(state: RunState, rules: Rules, now: float) -> tuple[RunState, t
     gone = {name for name in away if now - state.away_since[name] >= rules.grace_s}
     if state.outstanding - gone and not late:
         return state, ()
-    if len(state.reported) < rules.quorum:
+    enough_tries = _dispensable(state) and state.tries + 1 >= DISPENSABLE_TRIES
+    if len(state.reported) < rules.quorum and not enough_tries:
         return _retry(state, rules, now)
     missing = {name: "away" if name in gone else "late" for name in state.outstanding}
     on = state.outstanding - gone if rules.overlapping else frozenset()
     dropped = {name: why for name, why in missing.items() if name not in on}
     return _closing(state, dict(state.failed) | dropped, now, released=on)
+
+
+def _dispensable(state: RunState) -> bool:
+    return state.stage is not None and state.stage.kind in DISPENSABLE
 
 
 def _enough(state: RunState, rules: Rules) -> bool:

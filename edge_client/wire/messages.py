@@ -16,6 +16,7 @@ from edge_client.wire.blobs import BlobRef, Digest
 from edge_client.wire.calibration import Answering, CalibrationSums
 from edge_client.wire.evaluation import EvaluationSums
 from edge_client.wire.measurement import Measurement, MeasurePlan
+from edge_client.wire.ranges import RangesPlan
 from edge_client.wire.summary import DataSummary
 from edge_client.wire.topics import DeviceName, FleetName
 
@@ -255,7 +256,8 @@ class Task(Message):
 
     ``number`` only ever grows in a fleet, so a replayed task is recognised. Kinds: "statistics" asks
     for `ColumnStatistics` of the columns, "train" for an update, "evaluate" for an evaluation alone,
-    "finetune" for a model of the device's own and its evaluation, "idle" ends the run.
+    "finetune" for a model of the device's own and its evaluation, "calibrate" for `ActivationRanges`
+    over its examples, "idle" ends the run.
     """
 
     TYPE: ClassVar[int] = 20
@@ -263,16 +265,18 @@ class Task(Message):
     fleet: FleetName
     run: Identifier
     number: Number
-    kind: Literal["statistics", "train", "evaluate", "finetune", "idle"]
+    kind: Literal["statistics", "train", "evaluate", "finetune", "calibrate", "idle"]
     round: Number = 0
     cohort: Annotated[tuple[DeviceName, ...], Length(0, MAX_COHORT)] = ()
     columns: Annotated[tuple[Annotated[str, Length(1, 128)], ...], Length(0, 4096)] = ()
     bundle: BlobRef | None = None
+    extractor: BlobRef | None = None  # manifest, in a blob, of a transfer model's frozen part
     weights: WeightsRef | None = None
     training: TrainingPlan | None = None
     control: WeightsRef | None = None  # the fleet's control variate, of the trainable tensors
     personal: Annotated[tuple[TensorName, ...], Length(0, 4096)] = ()  # tensors that stay on the device
     patient: bool = False  # a device that trains for an older task finishes that one first
+    ranges: RangesPlan | None = None
 
     def __post_init__(self) -> None:
         Record.__post_init__(self)
@@ -282,6 +286,8 @@ class Task(Message):
             raise RecordError(f"Task: {self.kind} needs a training plan")
         if self.kind == "statistics" and not self.columns:
             raise RecordError("Task: statistics needs columns")
+        if self.kind == "calibrate" and not (self.bundle and self.ranges):
+            raise RecordError("Task: calibrate needs a bundle and a plan for ranges")
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,6 +337,7 @@ class Release(Message):
     preparation: Digest  # of the classes and the preprocessing that the file was made for
     weights: WeightsRef  # the float32 weights it was made from, the gate's reference
     calibration: Literal["full-integer", "dynamic-range", "none"]
+    extractor: BlobRef | None = None  # as in the task: the reference's weights take its features
     sources: Annotated[tuple[ModelSource, ...], Length(0, MAX_SOURCES)] = ()
     gate: GateRule = GateRule()
     answering: Answering = Answering()

@@ -111,7 +111,7 @@ def test_noise_has_the_size_that_was_asked_for(program: Any) -> None:
 
 
 def ranges(low: float, high: float, tensor: int = 0) -> ActivationRanges:
-    return ActivationRanges((tensor,), (low,), (high,), 10)
+    return ActivationRanges("a" * 64, (tensor,), (low,), (high,), 10)
 
 
 def test_the_widest_counts_but_no_device_shouts_the_others_down() -> None:
@@ -136,9 +136,9 @@ def test_reports_that_do_not_fit_are_refused() -> None:
     with pytest.raises(RecordError, match="ends below"):
         ranges(1.0, 0.0)
     with pytest.raises(RecordError, match="ascending"):
-        ActivationRanges((2, 1), (0.0, 0.0), (1.0, 1.0), 3)
+        ActivationRanges("a" * 64, (2, 1), (0.0, 0.0), (1.0, 1.0), 3)
     with pytest.raises(RecordError, match="differ in length"):
-        ActivationRanges((1,), (0.0, 0.0), (1.0,), 3)
+        ActivationRanges("a" * 64, (1,), (0.0, 0.0), (1.0,), 3)
 
 
 def test_ranges_that_do_not_fit_the_program_are_refused(program: Any, inputs: Any) -> None:
