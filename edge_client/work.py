@@ -174,10 +174,9 @@ class Workshop:
 
     def _ranges(self, task: Task, cancelled: Cancelled) -> Outcome:
         plan, ref = _needed(task.ranges), _needed(task.bundle)
-        spec = read_bundle(self._blobs, ref).spec
-        self._trainer = None  # its memory is the program's now
-        data = self._data if self._digest == ref.digest else None
-        data = self.load_data(spec) if data is None else data
+        spec = read_bundle(self._blobs, ref).spec.whole
+        self._trainer = self._data = None  # their memory is the program's now
+        data = self.load_data(spec)
 
         def look_up() -> None:
             self._alive()

@@ -16,7 +16,7 @@ from broker_server.config import ServerConfig
 from broker_server.program import every_example, trained_model
 from broker_server.rollout.figures import FIGURES, ReleaseFigures
 from broker_server.rollout.planning import RolloutError
-from broker_server.rollout.quantising import Quantised, Quantiser
+from broker_server.rollout.quantising import Quantised, Quantiser, load_own
 from broker_server.rollout.registry import ModelRecord, keep_files
 from broker_server.stages import Stages
 from compression.errors import BrambleError
@@ -27,7 +27,7 @@ from compression.records import dumps
 from compression.size_report import zipped_bytes
 from compression.spec import ModelSpec
 from compression.tf import quiet
-from edge_client.data import Batch, DataSource, LocalData, batches, load_data
+from edge_client.data import Batch, LocalData, batches
 from edge_client.inference.calibration import (
     expected_calibration_error,
     fit_temperature,
@@ -127,7 +127,7 @@ class ModelMaker:
         """The released file itself on the held-out examples."""
         if self._config.data.evaluation is None:
             return None
-        data = self._held_out or _load(self._config.data.evaluation, spec)
+        data = self._held_out or load_own(self._config.data.evaluation, spec)
         self._held_out = data  # each way to calibrate is measured on them
         probabilities, labels = [], []
         for batch in batches(data, every_example(data), spec):
@@ -156,7 +156,7 @@ class ModelMaker:
     def _example(self, spec: ModelSpec) -> npt.NDArray[np.float32]:
         if self._config.data.evaluation is None:
             return np.zeros(spec.input.shape, np.float32)
-        data = _load(self._config.data.evaluation, spec)
+        data = load_own(self._config.data.evaluation, spec)
         example: npt.NDArray[np.float32] = next(batches(data, every_example(data)[:1], spec)).inputs[0]
         return example
 
@@ -243,10 +243,6 @@ def _figures(
         float32_p99_ms=slow.p99_ms,
         runs=fast.runs,
     )
-
-
-def _load(source: str, spec: ModelSpec) -> LocalData:
-    return load_data(DataSource.parse(source), spec.raw_input, spec.classes, validation_fraction=0.0, seed=0)
 
 
 def _real(batch: Batch) -> npt.NDArray[np.float32]:

@@ -22,7 +22,7 @@ from broker_server.stages import Stages
 from compression.errors import BrambleError
 from compression.models.export import ExportedModel, export_model
 from compression.spec import ModelSpec
-from edge_client.data import DataSource, batches, load_data
+from edge_client.data import DataSource, LocalData, batches, load_data
 from edge_client.wire.evaluation import EvaluationSums
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class Quantiser:
         source = self._config.data.calibration or self._config.data.evaluation
         if source is None:
             return None
-        data = load_data(DataSource.parse(source), spec.input, spec.classes, validation_fraction=0.0, seed=0)
+        data = load_own(source, spec)
         chosen = every_example(data)
         if len(chosen) > SERVER_EXAMPLES:
             chosen = chosen[np.linspace(0, len(chosen) - 1, SERVER_EXAMPLES).astype(int)]
@@ -121,6 +121,11 @@ class Quantiser:
             noise=plan.noise if plan else None,
             compared=compared,
         )
+
+
+def load_own(source: str, spec: ModelSpec) -> LocalData:
+    """Examples that the server itself has, all of them in one split."""
+    return load_data(DataSource.parse(source), spec.raw_input, spec.classes, validation_fraction=0.0, seed=0)
 
 
 def _compared(how: How, file: ExportedModel, measure: Measure) -> ComparedCalibration:
