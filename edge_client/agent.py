@@ -28,6 +28,7 @@ from edge_client.device.slots import passed
 from edge_client.enrolment.steps import Steps
 from edge_client.inference.aftercare import Aftercare
 from edge_client.inference.slots import FOLDER
+from edge_client.measure.agent import Measurer
 from edge_client.releases import Installer
 from edge_client.runtime import runtime_name, runtime_version
 from edge_client.sd_notify import ServiceManager
@@ -45,6 +46,7 @@ from edge_client.wire.messages import (
     Grant,
     Hello,
     HelloRequest,
+    LatencyRequest,
     Message,
     Presence,
     Receipt,
@@ -103,6 +105,7 @@ class Agent:
             ),
         )
         self._upgrader = Upgrader(self._state.directory, self._blobs)
+        self._measurer = Measurer(config.fleet, self._state.directory, self._blobs, self._downloads)
         self._task: Task | None = None
         self._replaced = False  # the task at work, by one that does not wait for it
         self._release: Release | None = None
@@ -118,7 +121,7 @@ class Agent:
     def run(self, stop: threading.Event) -> None:
         """Take part in the fleet until told to stop."""
         self._stop = stop
-        with self._session:
+        with self._session, self._measurer:
             log.info("%s: connecting to %s", self._config.name, self._config.broker)
             self._manager.ready()
             Steps(self._config, None).note("service", "ok")
@@ -138,6 +141,7 @@ class Agent:
         if self._session.connected and time.monotonic() >= self._rest_until:
             with self._troubles("working"):
                 self._request_chunks()
+                self._measure()
                 self._advance()
                 self._say_how_the_model_does()
                 self._rest_s = FIRST_REST_S
@@ -227,6 +231,9 @@ class Agent:
             self._send(self._hello(), MESSAGE)
         elif channel == MESSAGE and isinstance(message, Upgrade):
             self._on_upgrade(message, incoming.payload)
+        elif channel == MESSAGE and isinstance(message, LatencyRequest):
+            if (answer := self._measurer.on_request(message, self._occupation())) is not None:
+                self._send(answer, MESSAGE)
         else:
             raise WireError(f"{type(message).__name__} does not belong on channel {channel[:20]!r}")
 
@@ -318,7 +325,7 @@ class Agent:
             steps = (step.blob for step in release.weights.steps)
             refs += [release.model, release.bundle, release.weights.full, *steps]
             refs += [source.blob for source in release.sources]
-        refs.append(self._upgrader.wanted)
+        refs += [self._upgrader.wanted, self._measurer.wanted]
         return [ref.digest for ref in refs if ref]
 
     # ---- results ----
@@ -414,6 +421,18 @@ class Agent:
     def _report_upgrade(self, report: UpgradeReport) -> None:
         log.info("upgrade %d: %s %s", report.number, report.outcome, report.reason)
         self._send(report, MESSAGE)
+
+    # ---- measuring for the fleet ----
+
+    def _measure(self) -> None:
+        """Before `_advance`, which may train for an hour: a child that measures is ended first."""
+        if (answer := self._measurer.advance(self._occupation())) is not None:
+            self._send(answer, MESSAGE)
+
+    def _occupation(self) -> str:
+        if self._task is not None:
+            return f"it has a task: {self._task.kind}"
+        return "a release is on its way" if self._release is not None else ""
 
     # ---- sending ----
 

@@ -70,6 +70,10 @@ class Downloads:
         self._wanted[ref.digest] = _Transfer(ref, now, self._next_chunk_s(ref), probing)
         return False
 
+    def forget(self, ref: BlobRef) -> None:
+        """It is not wanted any more."""
+        self._wanted.pop(ref.digest, None)
+
     def forget_all(self) -> None:
         """Nothing is wanted any more."""
         self._wanted.clear()

@@ -1,0 +1,262 @@
+"""The agent's half of a fleet's benchmark: takes a signed request, has a child measure, and says what came out.
+
+::
+
+    measure/memory.json    the newest request that was answered, and the answer
+    measure/model.tflite   a copy of the active model, while it is measured
+
+The model never runs in the agent. A task or a release comes first: it ends the child, and the measurement
+begins again afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from compression.records import Record, RecordError, dumps, loads
+from edge_client.files import write_atomically
+from edge_client.inference.slots import FOLDER as MODELS
+from edge_client.inference.slots import ActiveModel, ModelSlots, SlotError
+from edge_client.measure.errors import MeasureError, UnrunnableError
+from edge_client.measure.process import MeasuringProcess
+from edge_client.session.blobs import BlobStore
+from edge_client.session.downloads import Downloads
+from edge_client.wire.blobs import BlobRef, sha256
+from edge_client.wire.errors import WireError
+from edge_client.wire.measurement import Measurement, MeasurePlan
+from edge_client.wire.messages import LatencyProgress, LatencyReport, LatencyRequest, Number
+
+log = logging.getLogger(__name__)
+
+FOLDER, MEMORY, MODEL = "measure", "memory.json", "model.tflite"
+ROOM = 3  # times the file: its chunks, the file, and as much again for everyone else
+MAX_MEMORY_BYTES = 1 << 18
+MAX_REASON = 500
+Answer = LatencyReport | LatencyProgress
+
+
+class Process(Protocol):
+    """What measures: `edge_client.measure.process.MeasuringProcess`."""
+
+    def result(self) -> Measurement | None:
+        """What it came to; None while it is at work; raise `MeasureError` where there is nothing."""
+
+    def end(self) -> None:
+        """End it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory(Record):
+    """The newest request that was carried out, and what was said of it."""
+
+    number: Number = 0
+    report: LatencyReport | None = None
+
+
+class Measurer:
+    """One device's measurements. The caller sends what the methods return.
+
+    Args:
+        fleet: the device's own.
+        state: the agent's directory.
+        blobs, downloads: where files that are sent come in.
+        now: seconds since 1970.
+        start: starts what measures.
+    """
+
+    def __init__(
+        self,
+        fleet: str,
+        state: Path,
+        blobs: BlobStore,
+        downloads: Downloads,
+        *,
+        now: Callable[[], float] = time.time,
+        start: Callable[[Path, MeasurePlan], Process] = MeasuringProcess,
+    ) -> None:
+        self._fleet, self._blobs, self._downloads = fleet, blobs, downloads
+        self._folder = state / FOLDER
+        self._slots = ModelSlots(state / MODELS)
+        self._now, self._start = now, start
+        self._memory = self._read_memory()
+        self._asked: LatencyRequest | None = None
+        self._said = LatencyProgress(number=0, state="waiting")
+        self._wanted: BlobRef | None = None
+        self._version = 0  # of the model that is measured; 0 for a file that was sent
+        self._process: Process | None = None
+        self._replayed: set[int] = set()  # old requests that were refused
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end_process()
+
+    @property
+    def wanted(self) -> BlobRef | None:
+        """The file that has been or is being fetched for the request at work."""
+        return self._wanted
+
+    def on_request(self, request: LatencyRequest, busy: str = "") -> Answer | None:
+        """Take a request on, or say at once why not; a known one gets its answer again.
+
+        Raises:
+            WireError: it is another fleet's.
+        """
+        if request.fleet != self._fleet:
+            raise WireError(f"latency request of fleet {request.fleet}")
+        if request.number == self._memory.number:
+            return self._memory.report
+        if self._asked is not None and request.number == self._asked.number:
+            return self._said
+        newest = max(self._memory.number, self._asked.number if self._asked else 0)
+        if request.number < newest:
+            return self._refuse_replay(request, newest)
+        own = self._active()
+        if reason := self._objection(request, own):
+            return LatencyReport(number=request.number, outcome="refused", reason=reason)
+        self._forget()
+        self._asked = request
+        self._wanted = None if _is_own(request, own) else request.model
+        self._said = LatencyProgress(number=request.number, state="waiting", reason=busy)
+        log.info("request %d: measure %s", request.number, request.model or "the active model")
+        return self._said
+
+    def advance(self, busy: str = "") -> Answer | None:
+        """Do the next thing that can be done; what there is to say of it.
+
+        Args:
+            busy: why nothing can be measured now; empty where it can.
+
+        Raises:
+            OSError: the disk; nothing is decided.
+        """
+        if self._asked is None:
+            return None
+        if self._process is None and self._now() > self._asked.expires:
+            return self._conclude("refused", f"expired before it could be measured: {self._said.state}")
+        if busy:
+            self._end_process()
+            return self._say("waiting", busy)
+        try:
+            return self._measure(self._asked)
+        except UnrunnableError as exc:
+            return self._conclude("refused", str(exc))
+        except MeasureError as exc:
+            return self._conclude("failed", str(exc))
+
+    # ---- inside ----
+
+    def _measure(self, request: LatencyRequest) -> Answer | None:
+        if self._process is None:
+            file = self._file(request)
+            if file is None:
+                return self._say("fetching")
+            self._process = self._start(file, request.plan)
+            return self._say("measuring")
+        measurement = self._process.result()
+        if measurement is None:
+            return None
+        if request.model is not None and measurement.model != request.model.digest:
+            raise MeasureError("the file was damaged on the disk")
+        return self._conclude("measured", measurement=replace(measurement, version=self._version))
+
+    def _file(self, request: LatencyRequest) -> Path | None:
+        """What is to be measured; None while it is not here."""
+        if self._wanted is None:
+            own = self._active()
+            if own is None or not _is_own(request, own):  # another model has become active meanwhile
+                self._wanted = request.model
+                if self._wanted is None:
+                    raise MeasureError("it has no model any more")
+            else:
+                self._version = own.version
+                write_atomically(self._folder / MODEL, own.tflite)
+                return self._folder / MODEL
+        self._version = 0
+        here = self._downloads.want(self._wanted, time.monotonic())
+        return self._blobs.path(self._wanted.digest) if here else None
+
+    def _objection(self, request: LatencyRequest, own: ActiveModel | None) -> str:
+        now = int(self._now())
+        if now > request.expires:
+            return f"it expired {now - request.expires} s ago, by this device's clock"
+        if request.model is None:
+            return "" if own else "it has no model yet: release one, or name a file to be measured"
+        if not _is_own(request, own) and not self._blobs.has(request.model):
+            free = shutil.disk_usage(self._folder.parent).free
+            if free < ROOM * request.model.size:
+                return f"no room: {free} bytes are free, {ROOM * request.model.size} are asked for"
+        return ""
+
+    def _refuse_replay(self, request: LatencyRequest, newest: int) -> LatencyReport | None:
+        if request.number in self._replayed:
+            return None  # once: a broker may hold an old one for ever
+        self._replayed.add(request.number)
+        reason = f"a replay: request {request.number}, this device has seen {newest}"
+        return LatencyReport(number=request.number, outcome="refused", reason=reason)
+
+    def _say(self, state: str, reason: str = "") -> LatencyProgress | None:
+        """Once, where it is new."""
+        said = LatencyProgress(number=self._said.number, state=state, reason=reason)  # type: ignore[arg-type]
+        if said == self._said:
+            return None
+        self._said = said
+        return said
+
+    def _conclude(
+        self, outcome: str, reason: str = "", measurement: Measurement | None = None
+    ) -> LatencyReport:
+        report = LatencyReport(
+            number=self._said.number,
+            outcome=outcome,  # type: ignore[arg-type]
+            reason=reason[:MAX_REASON],
+            measurement=measurement,
+        )
+        memory = Memory(report.number, report)
+        write_atomically(self._folder / MEMORY, dumps(memory))
+        self._memory = memory
+        self._forget()
+        log.info("request %d: %s %s", report.number, report.outcome, report.reason)
+        return report
+
+    def _forget(self) -> None:
+        """The request at work is over: nothing of it is left."""
+        self._end_process()
+        (self._folder / MODEL).unlink(missing_ok=True)
+        if self._wanted is not None:
+            self._downloads.forget(self._wanted)
+            self._blobs.path(self._wanted.digest).unlink(missing_ok=True)
+        self._asked = self._wanted = None
+
+    def _end_process(self) -> None:
+        if self._process is not None:
+            self._process.end()
+            self._process = None
+
+    def _active(self) -> ActiveModel | None:
+        with contextlib.suppress(SlotError):
+            return self._slots.active()
+        return None
+
+    def _read_memory(self) -> Memory:
+        with contextlib.suppress(OSError, RecordError):
+            return loads(Memory, (self._folder / MEMORY).read_bytes(), max_bytes=MAX_MEMORY_BYTES)
+        return Memory()
+
+
+def _is_own(request: LatencyRequest, own: ActiveModel | None) -> bool:
+    """Whether the model to be measured is the one that is active."""
+    if own is None:
+        return False
+    return request.model is None or sha256(own.tflite) == request.model.digest
