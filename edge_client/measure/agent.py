@@ -1,4 +1,4 @@
-"""The agent's half of a fleet's benchmark: takes a signed request, has a child measure, and says what came out.
+"""The agent's half of a fleet's benchmark: takes a signed request, has a child measure, says what came out.
 
 ::
 
