@@ -217,6 +217,10 @@ class Agent:
             return
         if channel == RELEASE and not incoming.payload:
             self._release = None  # the retained one was taken away: it is not to be installed any more
+            self._downloads.forget_all()  # a task asks again for its own
+            return
+        if channel == RELEASE and not incoming.payload:
+            self._release = None  # the retained one was taken away: it is not to be installed any more
             return
         message = decode(incoming.payload, topic=incoming.topic, verifier=self._verifier).message
         if channel == TASK and isinstance(message, Task):

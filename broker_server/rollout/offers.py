@@ -60,6 +60,15 @@ class Offers:
         except (SessionError, WireError) as exc:
             log.info("%s; the release is published again later", exc)
 
+    def withdraw(self) -> bool:
+        """Leave nothing retained; False without a connection, then it is to be tried again."""
+        try:
+            self._publisher.withdraw_release()
+        except SessionError as exc:
+            log.info("%s; the release is withdrawn later", exc)
+            return False
+        return True
+
     def to_one(self, device: str, release: Release) -> None:
         """On the device's own topic."""
         self._publisher.announce(release)

@@ -85,6 +85,7 @@ class Rollout:
         self._greeted: set[str] = set()  # devices that were looked at since this server began
         self._published = 0.0
         self._deadline = self._grace_ends = 0.0  # for the answers to a rollback
+        self._withdrawn = False  # the retained offer of a first version that was taken back
         if (last := self.store.last_rollout(RolloutState, Release)) is not None:
             self._number, state, self._release = last
             # the clock may have been set back since: what began in the future would never be over
@@ -152,7 +153,7 @@ class Rollout:
         self._state = RolloutState(version=record.version, waves=waves, back_to=self.current)
         self._release = self._offers.make(record, watch=watch)
         self._number = self.store.keep_rollout(self._state, record.version, self._release)
-        self._heard = set()
+        self._heard, self._withdrawn = set(), False
         sizes = ", ".join(str(len(wave)) for wave in waves)
         self.note(f"model {record.version} goes out to waves of {sizes} devices")
         self.feed(Begun())
@@ -219,6 +220,7 @@ class Rollout:
             if (hello := self.store.hello(device)) is not None:
                 self.on_hello(device, hello)
         self.feed(Tick(online))
+        self._withdraw()
         if self._release is not None and clock.now() - self._published >= REPUBLISH_S and self.busy(online):
             self._publish()
 
@@ -346,12 +348,18 @@ class Rollout:
     def _go_back(self, state: RolloutState) -> None:
         """A signed rollback to the version before; of the first version there is none."""
         if not state.back_to:
-            self._release = None
             self.note("there is no earlier model: nobody else gets it, who has it keeps it", warn=True)
             return
         self._release = self._offers.make(self.registry.get(state.back_to), rollback=True)
         self.store.update_release(self._number, self._release)
         self._expect_answers()
+
+    def _withdraw(self) -> None:
+        """Leave no offer of a first version that was taken back with the broker, for whoever joins later."""
+        state = self._state
+        if state is None or state.phase != "rolled-back" or state.back_to or self._withdrawn:
+            return
+        self._release, self._withdrawn = None, self._offers.withdraw()
 
     def _expect_answers(self) -> None:
         self._heard = set()

@@ -140,6 +140,17 @@ def test_retained_messages_reach_only_their_subscribers(broker: Broker) -> None:
             server.publish(topic, b"", retain=True)
 
 
+def test_an_empty_message_takes_a_retained_one_away(broker: Broker) -> None:
+    """What is published next comes first: nothing of the retained message is left."""
+    with peer(broker.server_address()) as server, peer(broker.device_address("late")) as device:
+        server.publish(T.all("release"), b"offer", retain=True)
+        server.publish(T.all("release"), b"", retain=True)
+        device.subscribe(T.all("release"))
+        server.publish(T.all("release"), b"next")
+        device.received(b"next")
+        assert device.payloads() == [b"next"]
+
+
 def test_messages_wait_for_a_device_that_is_away(broker: Broker) -> None:
     address = broker.device_address("sleeper")
     with peer(address, clean=False) as device:

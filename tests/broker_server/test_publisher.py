@@ -22,10 +22,14 @@ class FakeSession:
 
     def __init__(self) -> None:
         self.topics: list[str] = []
+        self.retained: dict[str, bytes] = {}
 
-    def publish(self, topic: str, _payload: bytes, *, retain: bool = False) -> None:
-        del retain
+    def publish(
+        self, topic: str, payload: bytes, *, retain: bool = False, timeout_s: float | None = None
+    ) -> None:
         self.topics.append(topic)
+        if retain:
+            self.retained[topic] = payload
 
 
 def publisher(folder: Path, *stores: BlobStore) -> Publisher:

@@ -18,6 +18,7 @@ from broker_server.rollout.registry import ModelRecord
 from broker_server.rollout.release import CURRENT, Rollout
 from compression.records import dumps
 from edge_client.session.blobs import BlobStore
+from edge_client.session.mqtt import SessionError
 from edge_client.wire.messages import ModelHealth, Release, ReleaseReport
 from edge_client.wire.signer import Signer
 from tests.broker_server.test_intake import NAMES, Desk, hello
@@ -35,14 +36,24 @@ class Silent:
     """A publisher that nobody hears, and in which the server may be killed."""
 
     killed = False
+    connected = True
+
+    def __init__(self) -> None:
+        self.retained: Release | None = None
+
+    def withdraw_release(self) -> None:
+        if not self.connected:
+            raise SessionError("not connected")
+        self.retained = None
 
     def announce(self, _release: Release) -> None: ...
 
     def tell(self, _device: str, _message: object) -> None: ...
 
-    def release(self, _release: Release, *, broadcast: bool) -> None:
+    def release(self, release: Release, *, broadcast: bool) -> None:
         if self.killed:
             raise Killed
+        self.retained = release
 
 
 class Servers:
@@ -305,3 +316,48 @@ def test_a_word_to_one_device_is_said_anew_after_a_rollout(servers: Servers) -> 
     assert early is not None and late is not None and late.version == early.version == 2
     last = rollout.store.last_rollout(RolloutState, Release)
     assert last is not None and early.order < last[2].order < late.order
+
+
+# ---- a first version that is bad ----
+
+
+def first_version_fails(servers: Servers) -> Rollout:
+    """One wave, in which everybody may have it: the offer that is retained names nobody."""
+    servers.desk.config = replace(servers.desk.config, rollout=replace(AT_ONCE, max_failed=0.0))
+    rollout = servers.next()
+    rollout.registry.add(servers.model(2))
+    rollout.start(servers.model(2), ONLINE)
+    assert servers.publisher.retained is not None and servers.publisher.retained.cohort == ()
+    rollout.on_report("pi-1", said(rollout, "refused"))
+    assert rollout.state is not None and rollout.state.phase == "rolled-back"
+    return rollout
+
+
+def test_a_bad_first_version_is_not_left_for_those_who_join_later(servers: Servers) -> None:
+    rollout = first_version_fails(servers)
+    rollout.tick(ONLINE)
+    assert servers.publisher.retained is None
+    rollout.on_hello("pi-9", hello())
+    assert rollout.store.directive("pi-9", Release) is None
+
+
+def test_what_could_not_be_withdrawn_is_withdrawn_by_the_next_server(servers: Servers) -> None:
+    rollout = first_version_fails(servers)
+    servers.publisher.connected = False
+    rollout.tick(ONLINE)
+    assert servers.publisher.retained is not None
+    servers.publisher.connected = True
+    servers.next().tick(frozenset())
+    assert servers.publisher.retained is None
+
+
+def test_the_version_after_a_bad_first_one_is_left_with_the_broker(servers: Servers) -> None:
+    rollout = first_version_fails(servers)
+    rollout.tick(ONLINE)
+    rollout.registry.add(servers.model(3))
+    rollout.start(servers.model(3), ONLINE)
+    rollout.tick(ONLINE)
+    assert servers.publisher.retained is not None and servers.publisher.retained.version == 3
+    rollout.feed(Abort("no"))
+    rollout.tick(ONLINE)
+    assert servers.publisher.retained is None

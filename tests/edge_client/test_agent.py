@@ -15,7 +15,7 @@ from edge_client.agent import FIRST_REST_S, GIVE_UP_S, OFFER_RETRY_S, Agent
 from edge_client.data.errors import NOT_TOLD, DataError
 from edge_client.files import write_atomically
 from edge_client.session.blobs import BlobError
-from edge_client.session.inbox import ConnectionChange
+from edge_client.session.inbox import ConnectionChange, Incoming
 from edge_client.state import DeviceState
 from edge_client.wire.blobs import CHUNK_BYTES, BlobRef, split
 from edge_client.wire.frame import encode
@@ -33,7 +33,7 @@ from edge_client.wire.messages import (
     Task,
     WatchPlan,
 )
-from edge_client.wire.topics import MESSAGE
+from edge_client.wire.topics import MESSAGE, RELEASE
 from edge_client.work import Outcome, TaskCancelledError
 from tests.edge_client.agent_cases import (
     DOWN,
@@ -412,6 +412,15 @@ def test_a_newer_release_takes_the_place_of_one_that_is_being_fetched(case: Case
     assert case.agent._release is not None and case.agent._release.order == 2
     case.step(release(1, model=LARGE))
     assert case.agent._release.order == 2
+
+
+def test_a_release_that_is_withdrawn_is_not_fetched_any_further(case: Case) -> None:
+    case.step(release(1, model=LARGE))
+    case.session.inbox.append(Incoming(TOPICS.all(RELEASE), b"", False, lambda: None, case.clock.now))
+    assert case.step() == []
+    assert case.agent._release is None
+    case.answer_requests(LARGE)
+    assert case.agent._state.memory.release == 0
 
 
 def test_after_the_switch_it_says_how_the_model_does_for_as_long_as_it_is_asked(
