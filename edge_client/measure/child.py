@@ -1,7 +1,7 @@
-"""Child of the agent: measures one model and ends. ``python -m edge_client.measure.child MODEL PLAN SECONDS``.
+"""Child of the agent: measures one model. ``python -m edge_client.measure.child MODEL PLAN SECONDS``.
 
-PLAN is a `MeasurePlan` as canonical JSON. The last line of its output is a `Measurement` as canonical JSON, or
-``{"error": ..., "refused": ...}``. Whatever the model does to the runtime, the agent goes on; and should the
+PLAN is a `MeasurePlan` as canonical JSON. The last line of its output is a `Measurement` as canonical JSON,
+or ``{"error": ..., "refused": ...}``. Whatever the model does to the runtime, the agent goes on; and should the
 agent be killed, the child and its own children still end by the limits that they set themselves.
 """
 
@@ -27,14 +27,11 @@ MAX_PLAN_BYTES = 1 << 16
 
 def main(argv: Sequence[str]) -> int:
     """Print one line, whatever happens short of a signal."""
-    path, plan, limit_s = (
-        Path(argv[0]),
-        loads(MeasurePlan, argv[1].encode(), max_bytes=MAX_PLAN_BYTES),
-        argv[2],
-    )
-    _limit(float(limit_s))
+    path, limit_s = Path(argv[0]), float(argv[2])
+    plan = loads(MeasurePlan, argv[1].encode(), max_bytes=MAX_PLAN_BYTES)
+    _limit(limit_s)
     try:
-        answer = dumps(measure_model(path, plan, timeout_s=float(limit_s))).decode()
+        answer = dumps(measure_model(path, plan, timeout_s=limit_s)).decode()
     except (MeasureError, MemoryError, ImportError, OSError) as exc:
         refused = isinstance(exc, UnrunnableError)
         answer = json.dumps({"error": str(exc) or "there is not enough memory", "refused": refused})
@@ -43,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _limit(seconds: float) -> None:
-    """No core file, the first to go when memory runs out, and an end by the clock whoever is left to watch."""
+    """No core file, the first to go when memory runs out, an end by the clock whoever is left to watch."""
     signal.alarm(math.ceil(seconds))  # not caught: it ends the process in the middle of an op, too
     processor_s = math.ceil(seconds) * (os.cpu_count() or 1)
     with contextlib.suppress(OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The child that measures, as its parent sees it: started, looked at now and then, ended with all it started."""
+"""The child that measures, as its parent sees it: started, looked at, ended with all that it started."""
 
 from __future__ import annotations
 
