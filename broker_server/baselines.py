@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from broker_server.program import every_example
-from compression.spec import TrainableBundle
+from compression.spec import ModelSpec, TrainableBundle
 from compression.updates import unpack_model
-from edge_client.data import DataSource, batches, load_data
+from edge_client.data import DataSource, LocalData, batches
 from edge_client.training import LiteRTTrainer
+from edge_client.training.examples import load_examples
 from edge_client.wire.evaluation import EvaluationSums
 
 
@@ -37,6 +38,8 @@ class BaselineJob:
     seed: int
     validation_fraction: float = 0.0
     split_seed: int = 0
+    extractor: str | None = None  # file, of a transfer model
+    cache: str | None = None  # folder, of its features
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +63,10 @@ def run_baseline(job: BaselineJob) -> BaselineResult:
     started = time.monotonic()
     bundle = TrainableBundle.from_bytes(Path(job.bundle).read_bytes())
     spec = bundle.spec
+    test = _load(job, job.test, spec, fraction=0.0, seed=0)
+    data = _load(job, job.train, spec, fraction=job.validation_fraction, seed=job.split_seed)
     trainer = LiteRTTrainer(bundle)
     trainer.set_weights(unpack_model(Path(job.weights).read_bytes(), spec.tensors))
-    data = load_data(
-        DataSource.parse(job.train),
-        spec.input,
-        spec.classes,
-        validation_fraction=job.validation_fraction,
-        seed=job.split_seed,
-    )
     rng = np.random.default_rng(job.seed)
     for _ in range(job.epochs):
         trainer.train(
@@ -76,6 +74,17 @@ def run_baseline(job: BaselineJob) -> BaselineResult:
             learning_rate=job.learning_rate,
             rng=rng,
         )
-    test = load_data(DataSource.parse(job.test), spec.input, spec.classes, validation_fraction=0.0, seed=0)
     sums = trainer.evaluate(batches(test, every_example(test), spec))
     return BaselineResult(job.name, sums, time.monotonic() - started)
+
+
+def _load(job: BaselineJob, source: str, spec: ModelSpec, *, fraction: float, seed: int) -> LocalData:
+    extractor, cache = job.extractor, job.cache
+    return load_examples(
+        DataSource.parse(source),
+        spec,
+        validation_fraction=fraction,
+        seed=seed,
+        extractor=None if extractor is None else Path(extractor).read_bytes,
+        cache=None if cache is None else Path(cache),
+    ).trained

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from broker_server.codec_control import choose_codec
-from broker_server.config import ServerConfig
+from broker_server.config import ServerConfig, shown_name
 from broker_server.program import compile_program, image_input
 from compression.spec import ModelSpec, TrainableBundle
 from compression.text_table import bytes_text
@@ -69,7 +69,7 @@ def plan_first_round(config: ServerConfig) -> FirstRound:
     rounds, model = config.rounds, config.model
     return FirstRound(
         fleet=config.fleet,
-        model=model.name,
+        model=shown_name(model.name),
         classes=model.classes,
         strategy=config.strategy.TAG,
         cohort=config.cohort.TAG,

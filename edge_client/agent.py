@@ -26,6 +26,7 @@ from edge_client.data import DataSource, summarise
 from edge_client.data.errors import reason_for_server
 from edge_client.device.slots import passed
 from edge_client.enrolment.steps import Steps
+from edge_client.extractors import extractor_blobs
 from edge_client.inference.aftercare import Aftercare
 from edge_client.inference.slots import FOLDER
 from edge_client.measure.agent import Measurer
@@ -221,6 +222,11 @@ class Agent:
             return
         if channel == RELEASE and not incoming.payload:
             self._release = None  # the retained one was taken away: it is not to be installed any more
+            self._downloads.forget_all()  # a task asks again for its own
+            return
+        if channel == RELEASE and not incoming.payload:
+            self._release = None  # the retained one was taken away: it is not to be installed any more
+            self._downloads.forget_all()  # a task asks again for its own
             return
         message = decode(incoming.payload, topic=incoming.topic, verifier=self._verifier).message
         if channel == TASK and isinstance(message, Task):
@@ -272,6 +278,7 @@ class Agent:
         if work.bundle and work.bundle.digest != self._state.memory.bundle:
             held = control = ""
         refs = wanted_blobs(work.bundle, work.weights, held)
+        refs += extractor_blobs(self._blobs, work.extractor)
         refs += [work.ranges.program] if work.ranges else []
         return self._fetch(refs + wanted_blobs(None, work.control, control))
 
@@ -319,15 +326,17 @@ class Agent:
         return self._stop.is_set() or self._replaced
 
     def _blobs_in_use(self, task: Task) -> list[str]:
-        refs = [task.bundle]
+        refs = [task.bundle, *extractor_blobs(self._blobs, task.extractor)]
         if (newer := self._task) is not None:  # its blobs have come while this one was at work
             lines = [line for line in (newer.weights, newer.control) if line]
             refs += [newer.bundle, *(line.full for line in lines)]
+            refs += extractor_blobs(self._blobs, newer.extractor)
             refs += [step.blob for line in lines for step in line.steps]
             refs += [newer.ranges.program] if newer.ranges else []
         if release := self._release:  # may be on its way
             steps = (step.blob for step in release.weights.steps)
             refs += [release.model, release.bundle, release.weights.full, *steps]
+            refs += extractor_blobs(self._blobs, release.extractor)
             refs += [source.blob for source in release.sources]
         refs += [self._upgrader.wanted, self._measurer.wanted]
         return [ref.digest for ref in refs if ref]

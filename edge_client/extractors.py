@@ -29,6 +29,11 @@ def extractor_blobs(blobs: BlobStore, manifest: BlobRef | None) -> list[BlobRef]
     return [manifest, extractor_file(blobs, manifest)] if blobs.has(manifest) else [manifest]
 
 
+def read_extractor(blobs: BlobStore, manifest: BlobRef) -> bytes:
+    """The file itself; raise `BlobError` if it is not here or damaged: it is to be fetched again."""
+    return blobs.read(extractor_file(blobs, manifest))
+
+
 def extractor_file(blobs: BlobStore, manifest: BlobRef) -> BlobRef:
     """The file that a manifest in the store names; raise `BlobError` if it is not here or is none."""
     try:

@@ -14,6 +14,7 @@ from compression.spec import ModelSpec
 from compression.updates import CodecError
 from edge_client.data import LocalData
 from edge_client.data.errors import reason_for_server
+from edge_client.extractors import extractor_blobs
 from edge_client.health import health
 from edge_client.inference.answering import at_home
 from edge_client.inference.gate import (
@@ -69,6 +70,7 @@ class Installer:
         memory = self._state.memory
         held = memory.weights_digest if release.bundle.digest == memory.bundle else ""
         refs = wanted_blobs(release.bundle, release.weights, held)
+        refs += extractor_blobs(self._blobs, release.extractor)
         source = self._source(release)
         return [*refs, source.blob if source else release.model]
 
@@ -147,31 +149,32 @@ class Installer:
 
     def _gated(self, release: Release, manifest: bytes) -> tuple[GateVerdict, float | None]:
         model = self._model(release)
-        trainer, data = self._workshop.open(release.bundle)
-        if preparation_digest(trainer.spec) != release.preparation:
+        trainer, examples = self._workshop.open(release.bundle, release.extractor)
+        spec, data = trainer.spec.whole, examples.raw
+        if preparation_digest(spec) != release.preparation:
             return refusal("the model was made for other classes or another preprocessing"), None
         trainer.set_weights(self._workshop.weights(release.weights, trainer.spec))
-        sums = self._workshop.evaluate(trainer, data)
+        sums = self._workshop.evaluate(trainer, examples.trained)
         reference = sums.accuracy if sums else None
         digest = release.model.digest
         verdict = run_gate(
             model,
-            trainer.spec,
+            spec,
             data,
             release.gate,
             reference,
             threads=self._threads,
             digest=digest,
-            active=None if release.rollback else self._active_score(trainer.spec, data),
+            active=None if release.rollback else self._active_score(spec, data),
         )
         if verdict.accepted:
             slot = self._slots.stage(
                 release.version,
                 model,
-                trainer.spec,
+                spec,
                 manifest=manifest,
                 digest=digest,
-                answering=at_home(release.answering, trainer.spec, data),
+                answering=at_home(release.answering, spec, data),
             )
             self._slots.activate(slot)
         return verdict, reference

@@ -17,12 +17,14 @@ from compression.updates import PROFILES
 from edge_client.calibrating import ranges_report
 from edge_client.coding import Coder
 from edge_client.config import EdgeConfig
-from edge_client.data import Batch, DataSource, LocalData, batches, column_statistics, load_data
+from edge_client.data import Batch, DataSource, LocalData, batches, column_statistics
+from edge_client.extractors import read_extractor
 from edge_client.health import health
 from edge_client.inference.sums import calibration_sums
 from edge_client.session.blobs import BlobStore
 from edge_client.state import DeviceState
 from edge_client.training import LiteRTTrainer
+from edge_client.training.examples import Examples, load_examples
 from edge_client.training.local import client_rng, train_locally
 from edge_client.training.scaffold import correction, no_variate
 from edge_client.versions import TaskError, read_bundle, read_version
@@ -77,7 +79,7 @@ class Workshop:
         self._source = DataSource.parse(config.data.source, label_column=config.data.label_column)
         self._digest = ""
         self._trainer: LiteRTTrainer | None = None
-        self._data: LocalData | None = None
+        self._examples: Examples | None = None
 
     def perform(self, task: Task, cancelled: Cancelled) -> Outcome:
         """Carry out a task whose blobs are all in the store.
@@ -92,13 +94,14 @@ class Workshop:
         if task.kind == "calibrate":
             return self._ranges(task, cancelled)
         bundle, weights = _needed(task.bundle), _needed(task.weights)
-        trainer, data = self.open(bundle)
+        trainer, examples = self.open(bundle, task.extractor, cancelled)
+        data = examples.trained
         self._state.use_run(task.run)
         base = {**self.weights(weights, trainer.spec), **self._personal(task, trainer.spec)}
         trainer.set_weights(base)
         evaluation = self.evaluate(trainer, data)
         if task.kind == "evaluate":
-            sums = calibration_sums(trainer, data, self._alive)
+            sums = calibration_sums(trainer, data, self._alive, raw=examples.raw)
             outcome = Outcome(replace(self._result(task), calibration=sums))
         elif task.kind == "finetune":
             outcome = self._fine_tune(task, trainer, data, base, cancelled)
@@ -106,27 +109,45 @@ class Workshop:
             outcome = self._train(task, trainer, data, base, cancelled)
         return replace(outcome, result=replace(outcome.result, evaluation=evaluation))
 
-    def open(self, ref: BlobRef) -> tuple[LiteRTTrainer, LocalData]:
-        """The trainer and the data for a bundle; kept until another bundle is asked for."""
-        if self._digest != ref.digest or self._trainer is None or self._data is None:
-            self._trainer = self._data = None  # free the old arena before the new one is made
+    def open(
+        self, ref: BlobRef, extractor: BlobRef | None = None, cancelled: Cancelled = lambda: False
+    ) -> tuple[LiteRTTrainer, Examples]:
+        """The trainer and the examples for a bundle; kept until another bundle is asked for.
+
+        Args:
+            extractor: manifest of a transfer model's. Only one of extractor and trainer is ever in memory.
+            cancelled: asked between two pictures; what was made of them is kept.
+        """
+        if self._digest != ref.digest or self._trainer is None or self._examples is None:
+            self._trainer = self._examples = None  # free the old arena before the new one is made
             bundle = read_bundle(self._blobs, ref)
             self._state.use_bundle(ref.digest)
-            self._data = self.load_data(bundle.spec)
+            self._examples = self._load(bundle.spec, extractor, cancelled)
             self._trainer = LiteRTTrainer(bundle, threads=self._config.threads)
             self._digest = ref.digest
-        return self._trainer, self._data
+        return self._trainer, self._examples
 
     def load_data(self, spec: ModelSpec) -> LocalData:
-        """The device's examples for a model, as they are now."""
-        return load_data(
+        """The device's examples as a released model takes them, as they are now."""
+        return self._load(spec.whole).raw
+
+    def _load(
+        self, spec: ModelSpec, extractor: BlobRef | None = None, cancelled: Cancelled = lambda: False
+    ) -> Examples:
+        def look_up(_done: int, _total: int) -> None:
+            self._alive()
+            if cancelled():
+                raise TaskCancelledError
+
+        return load_examples(
             self._source,
-            spec.input,
-            spec.classes,
+            spec,
             validation_fraction=self._config.data.validation_fraction,
             seed=self._config.data.seed,
+            extractor=(lambda: read_extractor(self._blobs, extractor)) if extractor else None,
             cache=self._state.directory / "cache",
-            progress=lambda _done, _total: self._alive(),
+            threads=self._config.threads,
+            progress=look_up,
         )
 
     def weights(self, ref: WeightsRef, spec: ModelSpec) -> Weights:
@@ -175,7 +196,7 @@ class Workshop:
     def _ranges(self, task: Task, cancelled: Cancelled) -> Outcome:
         plan, ref = _needed(task.ranges), _needed(task.bundle)
         spec = read_bundle(self._blobs, ref).spec.whole
-        self._trainer = self._data = None  # their memory is the program's now
+        self._trainer = self._examples = None  # their memory is the program's now
         data = self.load_data(spec)
 
         def look_up() -> None:

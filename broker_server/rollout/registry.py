@@ -15,6 +15,7 @@ from broker_server.rollout.planning import RolloutError
 from broker_server.store.ledger import MAX_RECORD_BYTES
 from broker_server.store.models import ModelRow, ModelStore
 from compression.records import Between, Length, Record, dumps, loads
+from edge_client.extractors import extractor_blobs
 from edge_client.session.blobs import BlobStore
 from edge_client.wire.errors import WireError
 from edge_client.wire.messages import Release
@@ -100,6 +101,7 @@ class Registry:
 def keep_files(release: Release, artefacts: BlobStore, models: BlobStore) -> None:
     """Copy what a release needs to where no sweep reaches it."""
     steps = (step.blob for step in release.weights.steps)
-    for ref in (release.model, release.bundle, release.weights.full, *steps):
+    frozen = extractor_blobs(artefacts, release.extractor)
+    for ref in (release.model, release.bundle, release.weights.full, *steps, *frozen):
         if not models.has(ref):
             models.put(artefacts.read(ref))

@@ -11,6 +11,7 @@ not believed and made again::
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import struct
@@ -60,11 +61,16 @@ class FeatureCache:
             return np.frombuffer(stream.read(self._size - KEY_BYTES - CRC.size), "<f4").astype(np.float32)
 
     def add(self, found: Mapping[bytes, FloatArray]) -> None:
-        """Append and sync; raise OSError if the disk is full, and what was there stays."""
+        """Append and sync; raise OSError if the disk is full, and what was there stays.
+
+        Several processes may do so at once; what another has added since is not seen.
+        """
         if not found:
             return
-        end = self._whole()
-        with self._file.open("r+b" if self._file.exists() else "w+b") as stream:
+        self._file.touch()
+        with self._file.open("r+b") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)  # let go with the file
+            end = self._whole()
             stream.truncate(end)  # what a power failure cut off
             stream.seek(end)
             for key, features in found.items():
