@@ -1,32 +1,26 @@
-"""Where a training step's time goes: every op of the program timed alone.
+"""Where a TFLite file's time goes: every op timed alone.
 
-Equal ops are timed once and counted. They take turns, and the copying of inputs and outputs is counted, which
-inside the program costs nothing: so the sum is more than the step, and what matters is what stands out.
+Neither runtime's Python interface has a profiler, so each op is cut out into a file of its own and run on
+made-up inputs; equal ops are timed once and counted. What a runtime saves by running ops together, and what a
+call costs, are in the difference between the sum and the whole, which is measured by the same process.
 """
 
 from __future__ import annotations
 
-import copy
 import tempfile
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tensorflow.lite.python import schema_py_generated as schema
-from tensorflow.lite.tools import flatbuffer_utils
-
-from compression.spec import TrainableBundle
+from compression.models.tflite_cut import cut_ops
 from compression.text_table import text_table
-from compression.trainable.flatbuffer import OP_NAMES, OPS
-from compression.trainable.tuning import time_file
+from compression.timing_process import timed_by
 
-STATE = (OPS.VAR_HANDLE, OPS.READ_VARIABLE, OPS.ASSIGN_VARIABLE)
+METHOD = "each op cut out of the file and run alone: the runtimes' Python interfaces have no profiler"
 
 
 @dataclass(frozen=True, slots=True)
 class OpTime:
-    """Equal ops of one program.
+    """Equal ops of one graph.
 
     Attributes:
         what: name and shapes, inputs before outputs.
@@ -47,124 +41,111 @@ class OpTime:
 
 @dataclass(frozen=True, slots=True)
 class OpTimes:
-    """A program's ops, those that take longest in all first."""
+    """A graph's ops, those that take longest in all first.
+
+    Attributes:
+        whole_ms: the graph as a whole; None for a signature, which needs its variables.
+        sum_ms: of all ops that could be timed.
+        left_out: ops that could not, each with the reason.
+        method: how it was measured.
+    """
 
     model: str
     runtime: str
     machine: str
+    threads: int
+    xnnpack: bool
+    whole_ms: float | None
+    sum_ms: float
     ops: tuple[OpTime, ...]
+    left_out: tuple[str, ...]
+    method: str = METHOD
 
 
-def time_ops(bundle: TrainableBundle, *, python: str | None = None) -> OpTimes:
-    """Time the ops of a step; those on variables and on integers are left out.
+def time_ops(
+    model: str,
+    tflite: bytes,
+    *,
+    signature: str | None = None,
+    threads: int = 1,
+    xnnpack: bool = True,
+    python: str | None = None,
+    runtime: str | None = None,
+) -> OpTimes:
+    """Time the ops of a graph, in a process of its own.
 
     Args:
-        bundle: a compiled model.
+        model: what to call it.
+        tflite: the file.
+        signature: of the graph; None for the first one, which is then timed as a whole too.
+        threads: of the runtime.
+        xnnpack: False for the plain kernels.
         python: a Python with NumPy and a TFLite runtime; None is this one.
+        runtime: distribution name of one of two; None for the first there is.
 
     Raises:
-        TrainableError: the process that times fails.
+        TFLiteFileError: the file is damaged.
+        TimingError: the process that times fails.
     """
-    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(bundle.tflite))
-    signatures = {each.signatureKey.decode(): each.subgraphIndex for each in model.signatureDefs}
-    graph = model.subgraphs[signatures.get("train", signatures.get("accumulate"))]
-    codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
-    timed = [
-        op for op in graph.operators if codes[op.opcodeIndex] not in STATE and _takes_floats(model, graph, op)
-    ]
-    whats = [_what(graph, op, codes) for op in timed]
-    counts, firsts = Counter(whats), dict(zip(reversed(whats), reversed(timed), strict=True))
-    alone = _each_alone(model, graph, list(firsts.values()))
+    cut = cut_ops(tflite, signature)
     with tempfile.TemporaryDirectory(prefix="bramble-ops-") as directory:
-        file = Path(directory) / "ops.tflite"
-        file.write_bytes(bytes(flatbuffer_utils.convert_object_to_bytearray(alone)))
-        answer = time_file(file, python)
-    found = [
-        OpTime(what.partition(" ")[0], what, counts[what], answer["ms"][f"op_{place}"])
-        for place, what in enumerate(firsts)
-    ]
-    ordered = tuple(sorted(found, key=lambda each: -each.total_ms))
-    return OpTimes(bundle.spec.name, answer["runtime"], answer["machine"], ordered)
-
-
-def _constant(model: Any, graph: Any, tensor: int) -> bool:
-    data = model.buffers[graph.tensors[tensor].buffer].data
-    return data is not None and len(data) > 0
-
-
-def _inputs(model: Any, graph: Any, op: Any) -> list[int]:
-    """Those that are computed, each once."""
-    found = dict.fromkeys(int(tensor) for tensor in op.inputs if int(tensor) >= 0)
-    return [tensor for tensor in found if not _constant(model, graph, tensor)]
-
-
-def _takes_floats(model: Any, graph: Any, op: Any) -> bool:
-    inputs = _inputs(model, graph, op)
-    return bool(inputs) and all(graph.tensors[i].type == schema.TensorType.FLOAT32 for i in inputs)
-
-
-def _what(graph: Any, op: Any, codes: list[int]) -> str:
-    def shapes(tensors: Any) -> str:
-        extents = (graph.tensors[int(tensor)].shape for tensor in tensors if int(tensor) >= 0)
-        return ", ".join("x".join(map(str, shape)) if shape is not None else "1" for shape in extents)
-
-    return f"{OP_NAMES[codes[op.opcodeIndex]]} {shapes(op.inputs)} -> {shapes(op.outputs)}"
-
-
-def _each_alone(model: Any, graph: Any, ops: list[Any]) -> Any:
-    """The model with a subgraph and a signature for each op, and nothing else."""
-    alone = copy.copy(model)
-    alone.subgraphs, alone.signatureDefs, alone.metadata = [], [], []
-    for place, op in enumerate(ops):
-        part = schema.SubGraphT()
-        used = dict.fromkeys([*(int(i) for i in op.inputs if int(i) >= 0), *(int(i) for i in op.outputs)])
-        numbers = {tensor: number for number, tensor in enumerate(used)}
-        part.tensors = [graph.tensors[tensor] for tensor in used]
-        moved = copy.copy(op)
-        moved.inputs = [numbers.get(int(i), -1) for i in op.inputs]
-        moved.outputs = [numbers[int(i)] for i in op.outputs]
-        part.operators = [moved]
-        part.inputs = [numbers[tensor] for tensor in _inputs(model, graph, op)]
-        part.outputs = moved.outputs
-        alone.subgraphs.append(part)
-        alone.signatureDefs.append(_signature(place, part))
-    return alone
-
-
-def _signature(place: int, part: Any) -> Any:
-    signature = schema.SignatureDefT()
-    signature.signatureKey, signature.subgraphIndex = f"op_{place}", place
-    signature.inputs = [_named(f"in{number}", tensor) for number, tensor in enumerate(part.inputs)]
-    signature.outputs = [_named(f"out{number}", tensor) for number, tensor in enumerate(part.outputs)]
-    return signature
-
-
-def _named(name: str, tensor: int) -> Any:
-    entry = schema.TensorMapT()
-    entry.name, entry.tensorIndex = name, tensor
-    return entry
+        file = Path(directory) / "model.tflite"
+        file.write_bytes(tflite)
+        words = [str(file), str(threads), "on" if xnnpack else "off", *([signature] if signature else [])]
+        answer = timed_by("compression.op_timer", words, python=python, runtime=runtime)
+    pairs = list(zip(cut, answer["ms"], strict=True))
+    found = [OpTime(op.op, op.what, op.count, ms) for op, ms in pairs if ms is not None]
+    refused = answer["refused"]
+    return OpTimes(
+        model=model,
+        runtime=answer["runtime"],
+        machine=answer["machine"],
+        threads=threads,
+        xnnpack=xnnpack,
+        whole_ms=answer["whole_ms"],
+        sum_ms=sum(op.total_ms for op in found),
+        ops=tuple(sorted(found, key=lambda op: -op.total_ms)),
+        left_out=tuple(
+            f"{op.what}: {op.why_not or refused[str(place)]}"
+            for place, (op, ms) in enumerate(pairs)
+            if ms is None
+        ),
+    )
 
 
 def op_times_text(times: OpTimes, *, most: int = 12) -> str:
     """The kinds of ops, then those that take longest."""
-    total = sum(op.total_ms for op in times.ops)
     kinds: dict[str, list[OpTime]] = {}
     for op in times.ops:
         kinds.setdefault(op.op, []).append(op)
-    ordered = sorted(kinds, key=lambda name: -sum(op.total_ms for op in kinds[name]))
+    totals = {name: sum(op.total_ms for op in ops) for name, ops in kinds.items()}
     summed = [
-        [
-            name,
-            str(sum(op.count for op in kinds[name])),
-            *_cells(sum(op.total_ms for op in kinds[name]), total),
-        ]
-        for name in ordered[:most]
+        [name, str(sum(op.count for op in kinds[name])), *_cells(totals[name], times.sum_ms)]
+        for name in sorted(kinds, key=lambda name: -totals[name])[:most]
     ]
-    longest = [[op.what, str(op.count), *_cells(op.total_ms, total)] for op in times.ops[:most]]
+    longest = [[op.what, str(op.count), *_cells(op.total_ms, times.sum_ms)] for op in times.ops[:most]]
     heads = ["", "ops", "all of them", "share"]
-    title = f"{times.model}: ops timed alone with {times.runtime} on {times.machine}, {total:.1f} ms in all"
-    return f"{title}\n\n{text_table(heads, summed)}\n\n{text_table(heads, longest)}"
+    tables = [text_table(heads, summed), text_table(heads, longest)]
+    return "\n\n".join([f"{_title(times)}\n{_sum(times)}", *tables, *_left_out(times)])
+
+
+def _title(times: OpTimes) -> str:
+    how = f"{times.threads} thread{'s' if times.threads > 1 else ''}{'' if times.xnnpack else ', no XNNPACK'}"
+    return f"{times.model}, by op: {times.runtime} on {times.machine}, {how}; {times.method}"
+
+
+def _sum(times: OpTimes) -> str:
+    if not times.whole_ms:
+        return f"the ops alone come to {times.sum_ms:.3g} ms"
+    percent = 100 * times.sum_ms / times.whole_ms
+    return (
+        f"the ops alone come to {times.sum_ms:.3g} ms, {percent:.0f} % of the whole's {times.whole_ms:.3g} ms"
+    )
+
+
+def _left_out(times: OpTimes) -> list[str]:
+    return ["not timed:\n" + "\n".join(f"  {line}" for line in times.left_out)] if times.left_out else []
 
 
 def _cells(ms: float, total: float) -> list[str]:
-    return [f"{ms:.2f} ms", f"{100 * ms / total:.0f} %"]
+    return [f"{ms:.3g} ms", f"{100 * ms / total:.0f} %"]

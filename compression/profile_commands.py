@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from compression.command_line import Commands, command
-from compression.commands import CommandError
+from compression.models.tflite_cut import signature_names
+from compression.op_times import op_times_text, time_ops
 from compression.spec import TrainableBundle
-from compression.tf import quiet, tensorflow
 
 
 def add_profile(commands: Commands) -> None:
@@ -30,14 +30,8 @@ def add_profile(commands: Commands) -> None:
 
 def _profile(arguments: argparse.Namespace) -> int:
     bundle = TrainableBundle.from_bytes(arguments.bundle.read_bytes())
-    with quiet():
-        tensorflow()
-        from compression.op_times import op_times_text, time_ops  # noqa: PLC0415
-        from compression.trainable import TrainableError  # noqa: PLC0415
-
-        try:
-            times = time_ops(bundle, python=arguments.python)
-        except TrainableError as exc:
-            raise CommandError(str(exc)) from exc
+    signatures = signature_names(bundle.tflite)
+    signature = "train" if "train" in signatures else "accumulate"
+    times = time_ops(bundle.spec.name, bundle.tflite, signature=signature, python=arguments.python)
     print(json.dumps(asdict(times), indent=2) if arguments.json else op_times_text(times))
     return 0

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import platform
 import sys
 import time
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from statistics import median
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
@@ -24,7 +25,7 @@ ROUNDS = 15  # the signatures take turns, so that a busy moment of the machine f
 
 def main(argv: Sequence[str]) -> int:
     """Time every signature on random inputs."""
-    name, module = _runtime()
+    name, module = load_runtime()
     interpreter = module.Interpreter(model_path=argv[0], num_threads=1)
     interpreter.allocate_tensors()  # before the runners, or they run without XNNPACK
     rng = np.random.default_rng(1)
@@ -64,8 +65,12 @@ def installed_runtime() -> str | None:
     return None
 
 
-def _runtime() -> tuple[str, Any]:
+def load_runtime() -> tuple[str, ModuleType]:
+    """The one that BRAMBLE_RUNTIME names, else the first there is; its name and its module."""
+    wanted = os.environ.get("BRAMBLE_RUNTIME")
     for name, module in RUNTIMES.items():
+        if wanted not in (None, "", name):
+            continue
         try:
             return name, importlib.import_module(module)
         except ImportError:

@@ -97,23 +97,23 @@ def read_tflite(data: bytes) -> TFLiteFile:
     if len(data) < 8 or data[4:8] != MAGIC:
         raise TFLiteFileError(f"not a TFLite file: {len(data)} bytes without the mark {MAGIC.decode()}")
     try:
-        return _read_model(_Table.root(memoryview(data)), len(data))
+        return _read_model(Table.root(memoryview(data)), len(data))
     except (struct.error, ValueError, LookupError, ArithmeticError) as exc:
         raise TFLiteFileError(f"the TFLite file is damaged or cut short: {exc}") from exc
 
 
 @dataclass(frozen=True, slots=True)
-class _Table:
+class Table:
     """One flatbuffer table: fields by number, absent ones by default."""
 
     view: memoryview
     at: int
 
     @classmethod
-    def root(cls, view: memoryview) -> _Table:
+    def root(cls, view: memoryview) -> Table:
         return cls(view, _unpack("<I", view, 0))
 
-    def _field(self, number: int) -> int:
+    def field(self, number: int) -> int:
         """Where a field is; 0 where it is absent."""
         vtable = self.at - _unpack("<i", self.view, self.at)
         slot = 4 + 2 * number
@@ -123,14 +123,25 @@ class _Table:
         return self.at + offset if offset else 0
 
     def scalar(self, number: int, code: str, default: int = 0) -> int:
-        where = self._field(number)
+        where = self.field(number)
         return _unpack(code, self.view, where) if where else default
 
+    def vector(self, number: int) -> int:
+        """Where a list's length stands, its items behind it; 0 where it is absent."""
+        where = self.field(number)
+        return where + _unpack("<I", self.view, where) if where else 0
+
+    def inline(self, number: int) -> bytes:
+        """The fixed-size part of a table that this one refers to; empty where it is absent."""
+        if not (at := self.vector(number)):
+            return b""
+        size = _unpack("<H", self.view, at - _unpack("<i", self.view, at) + 2)
+        return bytes(self.view[at + 4 : at + size])
+
     def _vector(self, number: int, limit: int) -> tuple[int, int]:
-        where = self._field(number)
-        if not where:
+        start = self.vector(number)
+        if not start:
             return 0, 0
-        start = where + _unpack("<I", self.view, where)
         count = _unpack("<I", self.view, start)
         if count > limit:
             raise ValueError(f"a list of {count} items")
@@ -153,10 +164,10 @@ class _Table:
     def text(self, number: int) -> str:
         return bytes(self.raw(number)).decode("utf-8", "replace")
 
-    def tables(self, number: int) -> list[_Table]:
+    def tables(self, number: int) -> list[Table]:
         start, count = self._vector(number, MAX_ITEMS)
         places = [start + 4 * index for index in range(count)]
-        return [_Table(self.view, place + _unpack("<I", self.view, place)) for place in places]
+        return [Table(self.view, place + _unpack("<I", self.view, place)) for place in places]
 
 
 def _unpack(code: str, view: memoryview, at: int) -> int:
@@ -169,7 +180,7 @@ def _check(at: int, view: memoryview) -> None:
         raise ValueError(f"offset {at} of {len(view)} bytes")
 
 
-def _read_model(model: _Table, size: int) -> TFLiteFile:
+def _read_model(model: Table, size: int) -> TFLiteFile:
     names = [_op_name(code) for code in model.tables(1)]
     buffers = [_buffer(table) for table in model.tables(4)]
     graphs = tuple(_read_graph(table, names, buffers) for table in model.tables(2))
@@ -178,7 +189,7 @@ def _read_model(model: _Table, size: int) -> TFLiteFile:
     return TFLiteFile(graphs, size)
 
 
-def _op_name(code: _Table) -> str:
+def _op_name(code: Table) -> str:
     # The old field holds one byte and 127 for "look at the new one"; the larger one is right.
     number = max(code.scalar(0, "<b"), code.scalar(3, "<i"))
     if OP_NAMES[number] == "CUSTOM":
@@ -186,7 +197,7 @@ def _op_name(code: _Table) -> str:
     return OP_NAMES[number]
 
 
-def _buffer(table: _Table) -> memoryview:
+def _buffer(table: Table) -> memoryview:
     start, length = table.scalar(1, "<Q"), table.scalar(2, "<Q")
     if start < OUTSIDE_BUFFER:
         return table.raw(0)
@@ -195,7 +206,7 @@ def _buffer(table: _Table) -> memoryview:
     return table.view[start : start + length]
 
 
-def _read_graph(table: _Table, names: list[str], buffers: list[memoryview]) -> FileGraph:
+def _read_graph(table: Table, names: list[str], buffers: list[memoryview]) -> FileGraph:
     tensors = tuple(_read_tensor(item, buffers) for item in table.tables(0))
     ops = tuple(
         FileOp(names[item.scalar(0, "<I")], item.numbers(1, "i"), item.numbers(2, "i"))
@@ -208,12 +219,12 @@ def _read_graph(table: _Table, names: list[str], buffers: list[memoryview]) -> F
     return FileGraph(tensors, inputs, outputs, ops)
 
 
-def _read_tensor(table: _Table, buffers: list[memoryview]) -> FileTensor:
-    quantisation = table._field(4)
+def _read_tensor(table: Table, buffers: list[memoryview]) -> FileTensor:
+    quantisation = table.field(4)
     scales = 0
     if quantisation:
         offset = _unpack("<I", table.view, quantisation)
-        scales = _Table(table.view, quantisation + offset).count(2)
+        scales = Table(table.view, quantisation + offset).count(2)
     return FileTensor(
         name=table.text(3),
         type=TYPE_NAMES[table.scalar(1, "<b")],

@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from typing import Any, get_args
 import tensorflow as tf
 
 from compression.time_signatures import installed_runtime
+from compression.timing_process import TimingError, timed_by
 from compression.trainable.convert import convert
 from compression.trainable.errors import TrainableError
 from compression.trainable.lowerings import (
@@ -34,8 +33,6 @@ from compression.trainable.lowerings import (
 from compression.trainable.shapes import grid
 
 FORMAT = 1
-TIMEOUT_S = 600.0
-CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,33 +151,15 @@ def measure(ops: Iterable[HotOp], *, python: str | None = None) -> TunedTable:
     with tempfile.TemporaryDirectory(prefix="bramble-tune-") as directory:
         file = Path(directory) / "ops.tflite"
         file.write_bytes(convert(tf.Module(), functions))
-        answer = time_file(file, python)
+        try:
+            answer = timed_by("compression.time_signatures", [str(file)], python=python)
+        except TimingError as exc:
+            raise TrainableError(str(exc)) from exc
     ms: dict[str, dict[str, float]] = {
         op.key: {str(lowering): answer["ms"][f"{lowering}_{index}"] for lowering in lowerings_of(op)}
         for index, op in enumerate(work)
     }
     return TunedTable(answer["runtime"], answer["machine"], ms)
-
-
-def time_file(file: Path, python: str | None) -> dict[str, Any]:
-    """Milliseconds by signature, with the runtime of `python` (None: this one)."""
-    python = python or sys.executable
-    try:
-        done = subprocess.run(
-            [python, "-m", "compression.time_signatures", str(file)],
-            env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    except (OSError, subprocess.TimeoutExpired) as exc:
-        raise TrainableError(f"{python} cannot time anything: {exc}") from exc
-    except (IndexError, ValueError) as exc:
-        said = done.stderr.strip().splitlines() or ["it said nothing"]
-        raise TrainableError(f"{python} cannot time anything: {said[-1][:200]}") from exc
-    return answer
 
 
 def _alone(op: HotOp, lowering: Lowering) -> Any:

@@ -142,6 +142,7 @@ def test_the_command_measures_and_the_compiler_takes_the_table(
     assert {"BATCH_MATMUL", "CONCATENATION", "MUL"} <= {op["op"] for op in profiled["ops"]}
     totals = [op["count"] * op["ms"] for op in profiled["ops"]]
     assert totals == sorted(totals, reverse=True) and min(totals) >= 0
+    assert any(line.startswith("VAR_HANDLE") for line in profiled["left_out"])
     (tmp_path / "other").write_text("no table")
     assert main([*common, "--lowerings", str(tmp_path / "other")]) == 1
     assert "is not a table of lowerings" in capsys.readouterr().err
