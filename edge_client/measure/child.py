@@ -1,8 +1,8 @@
 """Child of the agent: measures one model. ``python -m edge_client.measure.child MODEL PLAN SECONDS``.
 
 PLAN is a `MeasurePlan` as canonical JSON. The last line of its output is a `Measurement` as canonical JSON,
-or ``{"error": ..., "refused": ...}``. Whatever the model does to the runtime, the agent goes on; and should the
-agent be killed, the child and its own children still end by the limits that they set themselves.
+or ``{"error": ..., "refused": ...}``. Whatever the model does to the runtime, the agent goes on; and should
+the agent be killed, the child and its own children still end by the limits that they set themselves.
 """
 
 from __future__ import annotations
