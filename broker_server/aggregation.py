@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from broker_server.checks import decode_result
 from broker_server.config import ServerConfig
+from broker_server.decoded import DecodedResult, DecodedResults, decode_result
 from broker_server.errors import RunError
 from broker_server.rounds.policy import late_policy
 from broker_server.store.ledger import Ledger
@@ -17,7 +17,8 @@ from broker_server.strategy_state import NextState, StrategyState
 from compression.spec import ModelSpec, Weights
 from compression.updates import CodecProfile
 from edge_client.session.blobs import BlobStore
-from edge_client.wire.messages import Result
+from edge_client.wire.blobs import BlobRef
+from edge_client.wire.messages import Result, TrainingReport
 
 
 class Aggregation:
@@ -26,6 +27,7 @@ class Aggregation:
     Attributes:
         personal: names of the tensors that stay on the devices.
         state: what the strategy remembers.
+        decoded: updates of the round at work, from when they were checked.
 
     Raises:
         RunError: the strategy does not fit the model.
@@ -40,6 +42,7 @@ class Aggregation:
         self._spec = spec
         self._digest = bundle_digest
         self._late = late_policy(config)
+        self.decoded = DecodedResults()
         try:
             self.personal = config.strategy.personal(spec)
         except ValueError as exc:
@@ -91,16 +94,20 @@ class Aggregation:
             said = hellos[device].data.examples  # what a device claims now cannot exceed what it said first
             claimed = max(1, min(result.training.examples, said))
             examples = min(claimed, self._config.max_examples)
-            payload = self._artefacts.read(result.payload)
-            delta, variate = decode_result(payload, result.training, self._shared, self._digest)
+            decoded = self._decoded(result.payload, result.training)
             yield ClientUpdate(
-                delta=delta,
+                delta=decoded.update.delta,
                 examples=examples,
                 steps=max(1, min(result.training.steps, self._steps(claimed))),
                 discount=self._late.discount(self.staleness(result, index)),
-                variate=variate,
+                variate=decoded.change,
                 counted_steps=self._steps(examples),
             )
+
+    def _decoded(self, payload: BlobRef, report: TrainingReport) -> DecodedResult:
+        if (kept := self.decoded.of(payload, report)) is not None:
+            return kept
+        return decode_result(self._artefacts.read(payload), report, self._shared, self._digest)
 
     def _steps(self, examples: int) -> int:
         """That so many examples take in a round."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from broker_server.calibration import CalibrationError, read_report
+from broker_server.decoded import DecodedResult, decode_result
 from compression.errors import BrambleError
 from compression.records import RecordError, loads
-from compression.spec import ModelSpec, Weights
-from compression.updates import CodecError, Decoded, decode_update
+from compression.spec import ModelSpec
+from compression.updates import CodecError, Decoded
 from edge_client.data import ColumnStatistics
 from edge_client.data.column_statistics import MAX_STATISTICS_BYTES
 from edge_client.inference.likeness import feature_count, plausible
@@ -18,7 +19,6 @@ from edge_client.wire.calibration import CalibrationSums
 from edge_client.wire.evaluation import EvaluationSums
 from edge_client.wire.messages import Result, Task, TrainingReport
 from edge_client.wire.ranges import RangesPlan
-from edge_client.wire.variates import split_payload, variate_digest
 
 MAX_STEP = 1e4  # a weight that moved further in one round is no training
 MAX_LOSS = 1e4  # of an example: cross-entropy of float32 probabilities stays below 100
@@ -41,8 +41,8 @@ def max_payload_bytes(task: Task, parameters: int) -> int:
 
 def check_result(
     task: Task, result: Result, payload: bytes, spec: ModelSpec | None, *, max_examples: int
-) -> None:
-    """Raise `RefusedError` unless a result is what its task asked for."""
+) -> DecodedResult | None:
+    """What a result of training decodes to; raise `RefusedError` unless it is what its task asked for."""
     try:
         if result.payload != (BlobRef.of(payload) if payload else None):
             raise RefusedError("the payload is not the one that the result names")
@@ -55,9 +55,10 @@ def check_result(
             _check_evaluation(result.tuned, spec, max_examples)
             _check_calibration(task, result, spec)
             _check_loss(result.training)
-            _check_update(task, result, payload, spec)
+            return _checked_update(task, result, payload, spec)
     except (CodecError, RecordError, CalibrationError) as exc:
         raise RefusedError(str(exc)) from exc
+    return None
 
 
 def _check_statistics(task: Task, payload: bytes) -> None:
@@ -111,21 +112,20 @@ def _check_loss(report: TrainingReport | None) -> None:
         raise RefusedError(f"a training loss of {report.loss:g}")
 
 
-def _check_update(task: Task, result: Result, payload: bytes, spec: ModelSpec) -> None:
+def _checked_update(task: Task, result: Result, payload: bytes, spec: ModelSpec) -> DecodedResult | None:
     if task.kind != "train":
         if payload:
             raise RefusedError(f"a payload for a task of kind {task.kind}")
-        return
+        return None
     if result.training is None or task.bundle is None or not payload:
         raise RefusedError("an update without its payload or its training report")
     if (result.training.variate_bytes > 0) != (task.control is not None):
         raise RefusedError("a control variate that was not asked for, or none where one was")
-    shared, digest = spec.without(task.personal), task.bundle.digest
-    body, change = split_payload(payload, result.training.variate_bytes)
-    check_steps(decode_update(body, shared.tensors, model_digest=digest), task.round)
-    if change:
-        tensors = shared.trainable.tensors
-        check_steps(decode_update(change, tensors, model_digest=variate_digest(digest)), task.round)
+    decoded = decode_result(payload, result.training, spec.without(task.personal), task.bundle.digest)
+    check_steps(decoded.update, task.round)
+    if decoded.variate is not None:
+        check_steps(decoded.variate, task.round)
+    return decoded
 
 
 def check_steps(update: Decoded, round_number: int) -> None:
@@ -135,15 +135,3 @@ def check_steps(update: Decoded, round_number: int) -> None:
     for name, delta in update.delta.items():
         if not np.abs(delta).max(initial=0.0) <= MAX_STEP:  # NaN compares false
             raise RefusedError(f"{name} moved by more than {MAX_STEP:g}")
-
-
-def decode_result(
-    payload: bytes, report: TrainingReport, shared: ModelSpec, bundle_digest: str
-) -> tuple[Weights, Weights | None]:
-    """The update of a result that was checked, and the change of the control variate behind it."""
-    body, change = split_payload(payload, report.variate_bytes)
-    delta = decode_update(body, shared.tensors, model_digest=bundle_digest).delta
-    if not change:
-        return delta, None
-    tensors = shared.trainable.tensors
-    return delta, decode_update(change, tensors, model_digest=variate_digest(bundle_digest)).delta

@@ -78,7 +78,7 @@ class Intake:
         if row is None or stale is None or device not in row.task.cohort:
             self._tell(device, Receipt(task=result.task, accepted=False, reason=OVER))
             return None
-        if device in ledger.results(self._stages.index):
+        if ledger.has_result(self._stages.index, device):
             if self._stages.late.counts and row.task.kind == "train":
                 return None  # counts in the next round: the device offers it again when that begins
             reason = "this device's result of another try counts"
@@ -88,10 +88,10 @@ class Intake:
 
     def _accept(self, device: str, result: Result, payload: bytes, row: TaskRow) -> Reported | None:
         try:
-            self._stages.check(row.task, result, payload)
+            decoded = self._stages.check(row.task, result, payload)
         except (RefusedError, BlobError) as exc:
             return self._refuse(device, result, str(exc))
-        self._stages.accept(row.task, device, result, payload, clock.now())
+        self._stages.accept(row.task, device, result, payload, clock.now(), decoded)
         self._tell(device, Receipt(task=result.task, accepted=True))
         self._accepted(device, result)
         return Reported(device)

@@ -20,7 +20,8 @@ from broker_server.calibrating import Calibrating
 from broker_server.checks import check_result
 from broker_server.codec_control import choose_codec
 from broker_server.cohort.choosing import Choosing
-from broker_server.config import ServerConfig
+from broker_server.config import AUTO, ServerConfig
+from broker_server.decoded import DecodedResult
 from broker_server.errors import RunError
 from broker_server.fleet import ledger_path
 from broker_server.frozen import Frozen
@@ -254,16 +255,26 @@ class Stages:
         both_train = stage is not None and stage.kind == row.task.kind == "train"
         return behind if behind == 0 or (both_train and self.late.accepts(behind)) else None
 
-    def check(self, task: Task, result: Result, payload: bytes) -> None:
-        """Raise `RefusedError` unless a result can be aggregated."""
+    def check(self, task: Task, result: Result, payload: bytes) -> DecodedResult | None:
+        """What an update decodes to; raise `RefusedError` unless the result can be aggregated."""
         spec = self._bundle.spec if self._bundle else None
-        check_result(task, result, payload, spec, max_examples=self._config.max_examples)
+        return check_result(task, result, payload, spec, max_examples=self._config.max_examples)
 
-    def accept(self, task: Task, device: str, result: Result, payload: bytes, now: float) -> None:
-        """Make a checked result durable."""
+    def accept(
+        self,
+        task: Task,
+        device: str,
+        result: Result,
+        payload: bytes,
+        now: float,
+        decoded: DecodedResult | None = None,
+    ) -> None:
+        """Make a checked result durable; what it decoded to is kept for the mean."""
         if payload:
             self.artefacts.put(payload)
         self.ledger.keep_result(task.number, device, self.index, result, now)
+        if decoded is not None and result.payload is not None and result.training is not None:
+            self.aggregation.decoded.keep(result.payload, result.training, decoded)
 
     # ---- closing a stage ----
 
@@ -321,7 +332,8 @@ class Stages:
         )
 
     def _codec(self, configured: str) -> str:
-        return choose_codec(configured, self.ledger.rounds(RoundRecord).values())
+        rounds = self.ledger.rounds(RoundRecord).values() if configured == AUTO else ()
+        return choose_codec(configured, rounds)
 
     def _close_round(
         self, command: CloseStage, record: RoundRecord, results: Mapping[str, Result]

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from broker_server.rollout.planning import RolloutError
-from broker_server.store.ledger import MAX_RECORD_BYTES
 from broker_server.store.models import ModelRow, ModelStore
+from broker_server.store.parsed import MAX_RECORD_BYTES
 from compression.records import Between, Length, Record, dumps, loads
 from edge_client.extractors import extractor_blobs
 from edge_client.session.blobs import BlobStore

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypeVar
 
+from broker_server.store.parsed import Parsed
 from compression.errors import BrambleError
-from compression.records import Record, dumps, loads
+from compression.records import Record, dumps
 from edge_client.wire.messages import Hello, ReleaseReport, Result, Task
 
 SCHEMA = """
@@ -40,7 +41,6 @@ CREATE TABLE IF NOT EXISTS release_reports (
     version INTEGER NOT NULL, device TEXT NOT NULL, report TEXT NOT NULL,
     PRIMARY KEY (version, device)) STRICT;
 """
-MAX_RECORD_BYTES = 64 << 20
 LOCK_S = 60.0  # that a command waits to leave an order while the server carries another one out
 R = TypeVar("R", bound=Record)
 
@@ -82,6 +82,7 @@ class Ledger:
             raise LedgerError(f"{path} does not exist: this fleet has not run yet")
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(path.with_suffix(".lock")) if writer else None
+        self._parsed = Parsed()
         try:
             self._db = sqlite3.connect(path, isolation_level=None, timeout=LOCK_S)
             self._db.execute("PRAGMA journal_mode = WAL")
@@ -143,7 +144,7 @@ class Ledger:
     def devices(self) -> dict[str, Hello]:
         """The latest introduction of every device ever seen."""
         rows = self._db.execute("SELECT name, hello FROM devices ORDER BY name")
-        return {name: _record(Hello, text) for name, text in rows}
+        return {name: self._parsed(Hello, text) for name, text in rows}
 
     def last_seen(self) -> dict[str, float]:
         """When each device introduced itself last, in seconds since 1970."""
@@ -171,7 +172,7 @@ class Ledger:
     def _task(self, which: str, values: tuple[int, ...]) -> TaskRow | None:
         query = f"SELECT task, stage, published, closed FROM tasks {which}"  # noqa: S608 - our own text
         row = self._db.execute(query, values).fetchone()
-        return TaskRow(_record(Task, row[0]), row[1], row[2], bool(row[3])) if row else None
+        return TaskRow(self._parsed(Task, row[0]), row[1], row[2], bool(row[3])) if row else None
 
     def close_task(self, number: int) -> None:
         """No result of this task counts any more."""
@@ -187,7 +188,12 @@ class Ledger:
         """This device's result of this task, if it counts."""
         query = "SELECT result FROM results WHERE task = ? AND device = ?"
         row = self._db.execute(query, (task, device)).fetchone()
-        return _record(Result, row[0]) if row else None
+        return self._parsed(Result, row[0]) if row else None
+
+    def has_result(self, stage: int, device: str) -> bool:
+        """Whether a result of this device counts for a stage."""
+        query = "SELECT 1 FROM results WHERE stage = ? AND device = ?"
+        return self._db.execute(query, (stage, device)).fetchone() is not None
 
     def keep_failure(self, task: int, device: str, reason: str) -> bool:
         """A device could not do a task, or its result was refused; False if that is known already."""
@@ -203,7 +209,7 @@ class Ledger:
         rows = self._db.execute(
             "SELECT device, result FROM results WHERE stage = ? ORDER BY device", (stage,)
         )
-        return {device: _record(Result, text) for device, text in rows}
+        return {device: self._parsed(Result, text) for device, text in rows}
 
     # ---- versions, rounds, incidents ----
 
@@ -214,7 +220,7 @@ class Ledger:
     def versions(self, cls: type[R]) -> dict[int, R]:
         """All versions of the weights in order."""
         rows = self._db.execute("SELECT version, record FROM versions ORDER BY version")
-        return {version: _record(cls, text) for version, text in rows}
+        return {version: self._parsed(cls, text) for version, text in rows}
 
     def keep_round(self, number: int, record: Record) -> None:
         """What a round came to; a later evaluation may complete it."""
@@ -223,12 +229,12 @@ class Ledger:
     def round(self, number: int, cls: type[R]) -> R | None:
         """One round."""
         row = self._db.execute("SELECT record FROM rounds WHERE round = ?", (number,)).fetchone()
-        return _record(cls, row[0]) if row else None
+        return self._parsed(cls, row[0]) if row else None
 
     def rounds(self, cls: type[R]) -> dict[int, R]:
         """All rounds in order."""
         rows = self._db.execute("SELECT round, record FROM rounds ORDER BY round")
-        return {number: _record(cls, text) for number, text in rows}
+        return {number: self._parsed(cls, text) for number, text in rows}
 
     def note(self, now: float, who: str, what: str, remedy: str) -> None:
         """Something went wrong and was dealt with."""
@@ -254,7 +260,7 @@ class Ledger:
         rows = self._db.execute(
             "SELECT device, report FROM release_reports WHERE version = ? ORDER BY device", (version,)
         )
-        return {device: _record(ReleaseReport, text) for device, text in rows}
+        return {device: self._parsed(ReleaseReport, text) for device, text in rows}
 
 
 def _locked(path: Path) -> IO[bytes]:
@@ -270,7 +276,3 @@ def _locked(path: Path) -> IO[bytes]:
 
 def _text(record: Record) -> str:
     return dumps(record).decode()
-
-
-def _record(cls: type[R], text: str) -> R:
-    return loads(cls, text.encode(), max_bytes=MAX_RECORD_BYTES)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from broker_server.store.ledger import MAX_RECORD_BYTES
+from broker_server.store.parsed import MAX_RECORD_BYTES
 from compression.records import Record, dumps, loads
 from edge_client.wire.messages import Hello
 
