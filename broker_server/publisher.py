@@ -67,6 +67,10 @@ class Publisher:
         refs = [release.model, *(source.blob for source in release.sources)]
         self._announced |= {ref.digest: ref for ref in refs}
 
+    def serve(self, ref: BlobRef) -> None:
+        """Let devices ask for a blob."""
+        self._announced[ref.digest] = ref
+
     def tell(self, device: str, message: Message) -> None:
         """Publish a signed message for one device; one that cannot be sent is asked for again."""
         topic = self._topics.down(device, MESSAGE)

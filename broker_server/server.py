@@ -20,6 +20,7 @@ from broker_server.checks import RefusedError
 from broker_server.config import ServerConfig
 from broker_server.disk import said_when_full
 from broker_server.errors import RunError
+from broker_server.fleet_latency import FleetLatency, measured_files
 from broker_server.ingest import Intake
 from broker_server.publisher import Publisher
 from broker_server.records import ClientRecord
@@ -64,6 +65,8 @@ from edge_client.wire.messages import (
     Chunk,
     Hello,
     HelloRequest,
+    LatencyProgress,
+    LatencyReport,
     ModelHealth,
     Presence,
     ReleaseReport,
@@ -96,13 +99,14 @@ class Server:
         self._dropped = 0  # messages that the broker acknowledged and threw away
         signer = load_signing_key(Path(config.keys))
         models = BlobStore(Path(config.state) / MODELS)
-        self._publisher = Publisher(self._session, self._topics, signer, self.stages.artefacts, models)
+        self._publisher = Publisher(self._session, self._topics, signer, self.stages.artefacts, models, measured_files(config))
         self._uploads = Uploads(BlobStore(Path(config.state) / "incoming"), self._publisher.tell)
         self._intake = Intake(
             self.stages, self._uploads, self._publisher.tell, self._on_accepted, self._on_failure
         )
         self._rollout = Rollout(config, self.stages, models, self._publisher, observer, signer)
         self._desk = Desk(self._rollout)
+        self._latency = FleetLatency(config, self.stages.ledger, self._publisher)
         self._rules = rules_of(config)
         self._state = self.stages.resume(time.monotonic())
         self._task: Task | None = None
@@ -156,7 +160,7 @@ class Server:
 
     def _lead_rollout(self, stop: threading.Event) -> None:
         self._turn()
-        while self._rollout.busy(self._reachable()) and not stop.is_set():
+        while (self._rollout.busy(self._reachable()) or self._latency.busy) and not stop.is_set():
             self._turn()
 
     @property
@@ -198,6 +202,7 @@ class Server:
         online = self._reachable()
         if self._orders:
             self._desk.take_orders(online)
+            self._latency.tick(frozenset(self._present))
         self._rollout.tick(online)
         self._uploads.tick(time.monotonic())
         if self._session.connected:
@@ -383,6 +388,10 @@ class Server:
                 self._publisher.send_chunks(device, message)
             case ReleaseReport():
                 self._rollout.on_report(device, message)
+            case LatencyProgress():
+                self._latency.on_progress(device, message)
+            case LatencyReport():
+                self._latency.on_report(device, message)
             case ModelHealth():
                 self._rollout.on_health(device, message)
             case _:
