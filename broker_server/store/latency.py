@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
-from broker_server.store.ledger import MAX_RECORD_BYTES
+from broker_server.store.parsed import MAX_RECORD_BYTES
 from compression.records import Between, Length, Record, dumps, loads
 from edge_client.wire.blobs import BlobRef
 from edge_client.wire.measurement import MeasurePlan
