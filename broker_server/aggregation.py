@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 
 from broker_server.config import ServerConfig
 from broker_server.decoded import DecodedResult, DecodedResults, decode_result
 from broker_server.errors import RunError
+from broker_server.members import members
 from broker_server.rounds.policy import late_policy
 from broker_server.store.ledger import Ledger
 from broker_server.strategies import ClientUpdate, Fleet
@@ -61,7 +62,7 @@ class Aggregation:
             profile: of the server's steps.
         """
         before = self.state.read()
-        after, step = self._config.strategy.aggregate(before, self._updates(results, index), self._fleet())
+        after, step = self._config.strategy.aggregate(before, self._updates(results, index), self._fleet(results))
         return self._whole(step), self.state.write(before, after, profile, round_number)
 
     def staleness(self, result: Result, index: int) -> int:
@@ -76,8 +77,9 @@ class Aggregation:
             for tensor in self._spec.tensors
         }
 
-    def _fleet(self) -> Fleet:
-        hellos = self._ledger.devices().values()
+    def _fleet(self, here: Collection[str]) -> Fleet:
+        counted = members(self._ledger, self._config, present=here)
+        hellos = [hello for name, hello in self._ledger.devices().items() if name in counted]
         return Fleet(
             examples=sum(min(hello.data.examples, self._config.max_examples) for hello in hellos),
             devices=len(hellos),

@@ -102,6 +102,13 @@ class Added:
 
 
 @dataclass(frozen=True, slots=True)
+class Gone:
+    """A device that counts no more: it was revoked, or has been away for too long."""
+
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
 class Pause:
     """Somebody wants to look."""
 
@@ -129,7 +136,7 @@ class Tick:
     online: frozenset[str]
 
 
-Event = Begun | Taken | Failed | Added | Pause | Promote | Abort | Tick
+Event = Begun | Taken | Failed | Added | Gone | Pause | Promote | Abort | Tick
 
 
 # ---- commands ----
@@ -189,6 +196,8 @@ def step(state: RolloutState, event: Event, rules: Rules, now: float) -> Step:
             return _promoted(state, everyone, now)
         case Added(device):
             return _added(state, device)
+        case Gone(device):
+            return _goes_on(_without(state, device), rules, now, None)
         case Taken() | Failed() | Tick():
             online = event.online if isinstance(event, Tick) else None
             after, commands = _goes_on(_noted(state, event), rules, now, online)
@@ -225,6 +234,17 @@ def _with_failed(state: RolloutState, device: str, reason: str) -> RolloutState:
         state = replace(state, sent_back=(*state.sent_back, device))
     taken = {name: why for name, why in state.taken.items() if name != device}
     return replace(state, taken=taken, failed={**state.failed, device: reason})
+
+
+def _without(state: RolloutState, device: str) -> RolloutState:
+    """No wave holds it, and what it said does not count; should it come back it is a new device."""
+    return replace(
+        state,
+        waves=tuple(tuple(name for name in wave if name != device) for wave in state.waves),
+        taken={name: why for name, why in state.taken.items() if name != device},
+        failed={name: why for name, why in state.failed.items() if name != device},
+        sent_back=tuple(name for name in state.sent_back if name != device),
+    )
 
 
 def _goes_on(state: RolloutState, rules: Rules, now: float, online: frozenset[str] | None) -> Step:

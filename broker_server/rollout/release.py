@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from broker_server import clock
 from broker_server.config import ServerConfig
+from broker_server.members import members
 from broker_server.publisher import Publisher
 from broker_server.report.observer import Note, ReleaseResult, RunObserver
 from broker_server.rollout.judge import problem_of
@@ -23,6 +24,7 @@ from broker_server.rollout.machine import (
     Event,
     Failed,
     Finished,
+    Gone,
     Offer,
     RolloutState,
     Rules,
@@ -47,6 +49,7 @@ log = logging.getLogger(__name__)
 
 CURRENT = "model_current"  # fact: the version that every device should have
 REPUBLISH_S = 10.0  # while reports are missing: a device answers again from what it remembers
+COUNT_S = 10.0  # between looks at who still counts
 LOOKS = 5  # that a device takes at its model in one observation
 SHORTEST_LOOK_S = 0.1
 MAX_CLAIMED = 1_000_000  # version that a device is believed to have: above it the numbers would soon run out
@@ -83,7 +86,7 @@ class Rollout:
         self._heard: set[str] = set()  # devices that have answered it
         self._directed: dict[str, float] = {}  # devices that were told by themselves, and until when we wait
         self._greeted: set[str] = set()  # devices that were looked at since this server began
-        self._published = 0.0
+        self._published = self._counted = 0.0
         self._deadline = self._grace_ends = 0.0  # for the answers to a rollback
         self._withdrawn = False  # the retained offer of a first version that was taken back
         if (last := self.store.last_rollout(RolloutState, Release)) is not None:
@@ -145,7 +148,8 @@ class Rollout:
         if self.at_work is not None:
             ended = replace(self.at_work, phase="superseded", reason=f"model {record.version} came")
             self.store.update_rollout(self._number, ended)
-        devices = frozenset(self._ledger.devices()) - frozenset(self.store.pins())
+        here = members(self._ledger, self._config, present=online)
+        devices = here - frozenset(self.store.pins())
         plan = self._config.rollout
         waves = plan_waves(record.version, devices, plan.canary, plan.stages, online=online)
         every_s = max(SHORTEST_LOOK_S, plan.observe_s / LOOKS)
@@ -219,10 +223,21 @@ class Rollout:
         for device in online - self._greeted:  # a restarted server hears no hello of those that stayed
             if (hello := self.store.hello(device)) is not None:
                 self.on_hello(device, hello)
+        self._count_out(online)
         self.feed(Tick(online))
         self._withdraw()
         if self._release is not None and clock.now() - self._published >= REPUBLISH_S and self.busy(online):
             self._publish()
+
+    def _count_out(self, online: frozenset[str]) -> None:
+        """Devices that were revoked meanwhile, or are gone for good, hold no rollout up."""
+        if self.at_work is None or clock.now() - self._counted < COUNT_S:
+            return
+        self._counted = clock.now()
+        here = members(self._ledger, self._config, present=online)
+        for device in [name for wave in self.at_work.waves for name in wave if name not in here]:
+            self.note(f"{device} counts no more: revoked, or not seen for {self._config.absent_days:g} days")
+            self.feed(Gone(device))
 
     def on_hello(self, device: str, hello: Hello) -> None:
         """A device is here: is its model the one it should have?"""

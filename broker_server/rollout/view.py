@@ -11,6 +11,7 @@ from typing import Any
 
 from broker_server.config import ServerConfig
 from broker_server.fleet import ledger_path
+from broker_server.members import members
 from broker_server.rollout.machine import RolloutState
 from broker_server.rollout.planning import RolloutError, plan_waves
 from broker_server.rollout.registry import ModelRecord, Registry
@@ -60,7 +61,7 @@ class ModelsView:
 
     def push_preview(self) -> dict[str, Any]:
         """Whom a new version would reach, wave by wave."""
-        devices = frozenset(self._ledger.devices()) - frozenset(self._store.pins())
+        devices = members(self._ledger, self._config) - frozenset(self._store.pins())
         plan = self._config.rollout
         waves = plan_waves(self._registry.newest() + 1, devices, plan.canary, plan.stages)
         return {"version": self._registry.newest() + 1, "waves": [list(wave) for wave in waves]}

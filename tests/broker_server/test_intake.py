@@ -70,7 +70,7 @@ class Desk:
             self.stages.versions.begin({t.name: np.zeros(t.shape, np.float32) for t in SPEC.tensors})
             self.stages.aggregation.state.begin()
         for name in NAMES:
-            self.stages.ledger.keep_hello(name, hello(), 0.0)
+            self.stages.ledger.keep_hello(name, hello(), clock.now())
         self.sent: list[tuple[str, Message]] = []
         self.failures: list[tuple[str, str]] = []
         self.uploads = Uploads(BlobStore(folder / "incoming"), self.tell)

@@ -16,6 +16,7 @@ from broker_server.rollout.machine import (
     Event,
     Failed,
     Finished,
+    Gone,
     Offer,
     Pause,
     Promote,
@@ -161,6 +162,22 @@ def test_promoting_to_everyone_is_one_wave() -> None:
     assert course.tell(Promote()) == [Finished()]
 
 
+def test_a_device_that_is_gone_is_in_no_share() -> None:
+    course = Course()
+    course.take("abc")
+    course.tell(Gone("d"))  # 3 of 4 would have been too few, and d waited for to the deadline
+    assert course.state.phase == "observing"
+    assert course.wait(10) == [Offer(WAVES[1])]
+    assert course.tell(Added("d")) == []  # it is back: a new device, of the last wave
+    assert course.state.waves == (("a", "b", "c"), ("e", "f"), ("g", "h", "i", "j", "d"))
+
+
+def test_what_a_revoked_device_said_does_not_count() -> None:
+    course = Course()
+    assert course.tell(Failed("a", "x"), Gone("a"), Failed("b", "x")) != []  # 1 of 3 is more than 0.25
+    assert course.state.reason == "1 of 3 devices failed at the canaries; b: x"
+
+
 def test_a_pause_is_a_pause_and_an_abort_is_the_end() -> None:
     course = Course()
     assert course.tell(Pause(), Pause()) == [Stopped("somebody paused it")]
@@ -210,6 +227,7 @@ events = st.one_of(
     st.builds(Failed, names, st.just("x")),
     st.builds(Tick, st.frozensets(names)),
     st.builds(Added, names),
+    st.builds(Gone, names),
     st.builds(Promote, st.booleans()),
     st.just(Pause()),
 )
@@ -221,6 +239,9 @@ def test_whatever_happens_nobody_is_offered_twice_and_a_rollback_reaches_all_who
 ) -> None:
     run, offered, sent_back = Course(), list(WAVES[0]), list[str]()
     for event, after in course:
+        if isinstance(event, Gone) and not run.state.over:  # may come back as a new device
+            offered = [name for name in offered if name != event.device]
+            sent_back = [name for name in sent_back if name != event.device]
         for command in run.tell(event, after=after):
             if isinstance(command, Offer):
                 offered += command.devices
