@@ -25,7 +25,16 @@ from broker_server.report.write import write_report
 from broker_server.simulation.demo_data import DATASETS
 from broker_server.strategies import STRATEGIES
 from broker_server.zoo_commands import add_zoo
-from compression.command_line import Commands, command, count, program, rate, run_program, stop_on_signals
+from compression.command_line import (
+    Commands,
+    command,
+    count,
+    number,
+    program,
+    rate,
+    run_program,
+    stop_on_signals,
+)
 
 EXAMPLES = (
     "bramble-server demo --dataset folder:images --devices 4",
@@ -92,6 +101,10 @@ def _add_demo(commands: Commands) -> None:
     demo.add_argument(
         "--fine-tune", type=count, default=0, metavar="EPOCHS", help="of each device alone after the rounds"
     )
+    demo.add_argument(
+        "--sparsity", type=zeros, default=0.0, metavar="SHARE", help="of the kernels, zero in the end: 0.8"
+    )
+    demo.add_argument("--fake-int8", action="store_true", help="train with int8's rounding")
     demo.add_argument("--codec", help="profile of the update codec, both directions, or auto (default: safe)")
     demo.add_argument("--broker", default="auto", help=f"{OPTIONS} (default: %(default)s)")
     demo.add_argument(
@@ -118,6 +131,11 @@ def _add_run(commands: Commands) -> None:
     _add_verbose(run)
 
 
+def zeros(text: str) -> float:
+    """A share of zeros, as the server's settings take it."""
+    return number(text, 0, 0.95, "a share of zeros from 0 to 0.95")
+
+
 # ---- the commands ----
 
 
@@ -141,6 +159,8 @@ def _demo(arguments: argparse.Namespace) -> int:
         baselines=not arguments.no_baselines,
         strategy=arguments.strategy,
         fine_tune=arguments.fine_tune,
+        sparsity=arguments.sparsity,
+        fake_int8=arguments.fake_int8,
     )
     stop = stop_on_signals()
     with RoundDisplay(open_console(stderr=True)) as display:

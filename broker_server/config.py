@@ -14,6 +14,7 @@ from broker_server.strategies.fedavg import FedAvg
 from broker_server.strategies.fedbuff import FedBuff
 from broker_server.strategies.fedper import FedPer
 from compression.records import Between, Length, Matches, Record, RecordError
+from compression.sparsity import Schedule
 from compression.spec import Augmentation, Label, Loss, Optimizer
 from compression.updates import PROFILES
 from edge_client.config import ConfigError, read_toml
@@ -71,6 +72,10 @@ class ModelConfig(Record):
     micro_batch: Annotated[int, Between(1, 4096)] | None = None  # a divisor of it: less memory, the same step
     max_extractor_mb: Annotated[float, Between(1, 128)] = 32.0  # frozen part of a transfer model, to fetch
     seed: Annotated[int, Between(0, 1 << 32)] = 0
+    sparsity: Annotated[float, Between(0.0, 0.95)] = 0.0  # of the kernels, in the end
+    sparsity_schedule: Schedule = "polynomial"
+    sparsity_ramp: Annotated[float, Between(0.05, 1.0)] = 0.5  # share of the rounds until then
+    fake_int8: bool = False  # trained as the int8 file will round
     augmentation: Augmentation = Augmentation()
 
 
@@ -202,13 +207,38 @@ class ServerConfig(Record):
         _check_strategy(self)
         _check_transfer(self)
         _check_calibration(self)
+        _check_constraints(self)
+
+
+def _check_constraints(config: ServerConfig) -> None:
+    """Raise `RecordError` where what is trained would not be what is shipped."""
+    model, release = config.model, config.release
+    if model.fake_int8 and release.enabled and release.recipe != "int8":
+        raise RecordError(
+            f"ServerConfig: model.fake_int8 trains for an int8 file, and release.recipe is {release.recipe!r}"
+        )
+    if model.sparsity and isinstance(config.strategy, FedPer):
+        raise RecordError(
+            "ServerConfig: with strategy fedper the last layers stay on the devices, where model.sparsity "
+            "cannot prune them: leave one of the two out"
+        )
+    if (model.sparsity or model.fake_int8) and is_transfer_name(model.name):
+        raise RecordError(
+            f"ServerConfig: of {model.name} the devices train the head alone, so model.sparsity and "
+            "model.fake_int8 would leave nearly all of it as it is: leave them out"
+        )
 
 
 def chosen_calibration(config: ServerConfig) -> Literal["federated", "server", "none"]:
-    """Where an int8 release's activation ranges come from; ``auto``: the server's examples or the devices."""
+    """Where an int8 release's activation ranges come from; ``auto``: the server's examples or the devices.
+
+    Of a transfer model ``auto`` never asks the devices: each would fetch its backbone once more, in float32.
+    """
     if config.release.calibration != "auto":
         return config.release.calibration
-    return "server" if config.data.calibration else "federated"
+    if config.data.calibration:
+        return "server"
+    return "none" if is_transfer_name(config.model.name) else "federated"
 
 
 def calibrates_on_devices(config: ServerConfig) -> bool:

@@ -23,9 +23,11 @@ from broker_server.config import (
     ReleaseConfig,
     RoundsConfig,
     ServerConfig,
+    is_transfer_name,
     load_config,
 )
 from broker_server.fleet import SETTINGS, create_fleet, device_settings, fleet_broker, write_settings
+from broker_server.frozen import CACHE
 from broker_server.report.observer import Note, RunObserver
 from broker_server.report.schema import RunReport
 from broker_server.results import CENTRALISED, Comparison, RunFacts, build_report
@@ -77,6 +79,8 @@ class DemoOptions:
     baselines: bool = True
     strategy: str = "fedavg"
     fine_tune: int = 0  # epochs
+    sparsity: float = 0.0
+    fake_int8: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,7 @@ class Recipe:
 TABLE = Recipe("small_mlp", 15, 2, 3e-3, 16, None, "sizes:35,25,22,18")
 IMAGES = Recipe("small_cnn", 15, 1, 1e-3, 16, 2, None)  # micro-batches: 17 MB less on each device
 SGD_RATE = 0.05  # for strategies that need plain SGD on the devices, unless another one is asked for
+LEAST_SIDE = 32  # of a picture, that Keras' backbones take
 SMALL_SET = 2000  # pictures: below this an epoch is a few steps only, and the demo takes several a round
 SMALL_SET_EPOCHS = 3
 
@@ -157,19 +162,19 @@ def demo_config(options: DemoOptions, data: DemoData) -> ServerConfig:
     """The settings of the demonstration's fleet."""
     recipe = TABLE if data.kind == "table" else IMAGES
     devices = len(data.clients)
-    height, width, channels = _picture_shape(data) if data.kind == "image" else (64, 64, 1)
+    height, width, channels = _picture_shape(data, options) if data.kind == "image" else (64, 64, 1)
     examples = sum(sum(client.counts.values()) for client in data.clients)
     epochs = SMALL_SET_EPOCHS if data.kind == "image" and examples < SMALL_SET else recipe.epochs
     codec = options.codec or "safe"
     quorum = max(1, devices // 2)
     strategy = _strategy(options.strategy, buffer=quorum)
     plain = strategy.problem("adam") is not None
-    rounds = options.rounds or recipe.rounds
+    rounds, model = options.rounds or recipe.rounds, options.model or recipe.model
     return ServerConfig(
         fleet=FLEET,
         broker=BrokerConfig(kind=options.broker),
         model=ModelConfig(
-            name=options.model or recipe.model,
+            name=model,
             kind=data.kind,
             height=height,
             width=width,
@@ -179,6 +184,8 @@ def demo_config(options: DemoOptions, data: DemoData) -> ServerConfig:
             micro_batch=recipe.micro_batch if options.model is None else None,
             optimizer="sgd" if plain else "adam",
             seed=options.seed,
+            sparsity=options.sparsity,
+            fake_int8=options.fake_int8,
         ),
         rounds=RoundsConfig(
             rounds=rounds * devices // quorum if strategy.BUFFERED else rounds,  # the same number of updates
@@ -197,7 +204,11 @@ def demo_config(options: DemoOptions, data: DemoData) -> ServerConfig:
             evaluation=_resolved(data.test),
             calibration=_resolved(data.calibration) if data.calibration else None,
         ),
-        release=ReleaseConfig(wait_s=60.0, enabled=not isinstance(strategy, FedPer)),
+        release=ReleaseConfig(
+            wait_s=60.0,
+            enabled=not isinstance(strategy, FedPer),
+            calibration="auto" if is_transfer_name(model) else "federated",
+        ),
         rollout=AT_ONCE,
     )
 
@@ -207,13 +218,15 @@ def _strategy(name: str, buffer: int) -> AnyStrategy:
     return replace(strategy, buffer=buffer) if isinstance(strategy, FedBuff) else strategy
 
 
-def _picture_shape(data: DemoData) -> tuple[int, int, Literal[1, 3]]:
-    """Arrays keep their own size up to 64x64; files of any size become 64x64 grey."""
+def _picture_shape(data: DemoData, options: DemoOptions) -> tuple[int, int, Literal[1, 3]]:
+    """Arrays keep their own size up to 64x64, backbones take 32x32 at least; files become 64x64 grey."""
     source = data.clients[0].source
     if source.kind != "npz":
         return 64, 64, 1
     _, height, width, *channels = open_npz(source.path).entries[0].shape
-    return min(height, 64), min(width, 64), 3 if channels == [3] else 1
+    least = LEAST_SIDE if is_transfer_name(options.model or "") else 1
+    height, width = (max(min(side, 64), least) for side in (height, width))
+    return height, width, 3 if channels == [3] else 1
 
 
 def _default_partition(options: DemoOptions) -> str | None:
@@ -279,6 +292,7 @@ def _compare(server: Server, data: DemoData, config: ServerConfig, observer: Run
     """Train the same program on everything at once, and by each client alone."""
     observer.note(Note("training the baselines: all data in one place, and each client alone"))
     stages = server.stages
+    frozen = stages.frozen.blobs()  # the manifest, and the file
     epochs = config.rounds.rounds * config.rounds.epochs
     everything = BaselineJob(
         name=CENTRALISED,
@@ -289,6 +303,8 @@ def _compare(server: Server, data: DemoData, config: ServerConfig, observer: Run
         epochs=epochs,
         learning_rate=config.rounds.learning_rate,
         seed=config.model.seed,
+        extractor=str(stages.artefacts.path(frozen[-1].digest)) if frozen else None,
+        cache=str(Path(config.state) / CACHE) if frozen else None,
     )
     alone = [
         replace(

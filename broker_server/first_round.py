@@ -14,6 +14,7 @@ import numpy as np
 from broker_server.codec_control import choose_codec
 from broker_server.config import ServerConfig, shown_name
 from broker_server.program import compile_program, image_input
+from broker_server.run_plan import constraints_in_words
 from compression.spec import ModelSpec, TrainableBundle
 from compression.text_table import bytes_text
 from compression.updates import PROFILES, encode_update, pack_model
@@ -57,6 +58,7 @@ class FirstRound:
     epochs: int
     learning_rate: float
     batch_size: int
+    weights: dict[str, str]  # what they are held to; empty: nothing
     program: ProgramPlan | None
 
 
@@ -82,6 +84,7 @@ def plan_first_round(config: ServerConfig) -> FirstRound:
         epochs=rounds.epochs,
         learning_rate=rounds.learning_rate,
         batch_size=model.batch_size,
+        weights=constraints_in_words(model),
         program=_plan_program(config) if model.kind == "image" else None,
     )
 
@@ -128,6 +131,7 @@ def first_round_text(plan: FirstRound) -> str:
             f"{plan.epochs} epochs, batches of {plan.batch_size}, learning rate {plan.learning_rate:g}, "
             f"{plan.strategy}",
         ),
+        *([("weights", "; ".join(map(" ".join, plan.weights.items())))] if plan.weights else []),
         ("closes", f"when all have answered; after {plan.deadline_s:g} s at the latest"),
         *_program_lines(plan),
     ]

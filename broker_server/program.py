@@ -15,6 +15,8 @@ import numpy.typing as npt
 
 from broker_server.config import ModelConfig
 from broker_server.models import build_model
+from broker_server.models.errors import ModelError
+from compression.sparsity import is_kernel, prunable
 from compression.spec import ImageInput, Input, Loss, ModelSpec, TableInput, TrainableBundle, Weights
 from compression.tf import quiet, tensorflow
 from edge_client.data import DataSource, LocalData, batches
@@ -61,6 +63,7 @@ def compile_model(
 ) -> CompileResult:
     """Compile a Keras model's training program by the settings."""
     from compression.trainable import compile_trainable
+    from compression.trainable.constraints import Constraint
 
     result = compile_trainable(
         model,
@@ -72,9 +75,29 @@ def compile_model(
         batch_size=config.batch_size,
         micro_batch=config.micro_batch,
         augmentation=config.augmentation,
+        constraint=Constraint(keep_zeros=config.sparsity > 0, fake_int8=config.fake_int8),
     )
+    check_constraints(config, result)
     log.info("compiled %s, lowerings %s", name, result.lowerings)
     return result
+
+
+def check_constraints(config: ModelConfig, made: CompileResult) -> None:
+    """Raise `ModelError` for a model with nothing to prune or to round, or a layer that would stay dead."""
+    tensors = made.bundle.spec.tensors
+    if config.fake_int8 and not any(is_kernel(tensor.name) for tensor in tensors):
+        raise ModelError(f"{config.name} has no kernel to round: leave model.fake_int8 out")
+    if not config.sparsity:
+        return
+    kernels = prunable(tensors)
+    if not kernels:
+        raise ModelError(
+            f"{config.name} has no kernel to prune (depthwise ones are left whole): leave model.sparsity out"
+        )
+    if dead := next((name for name in kernels if not made.weights[name].any()), None):
+        raise ModelError(
+            f"{config.name}: {dead} begins as zeros, and with model.sparsity zeros stay: begin it otherwise"
+        )
 
 
 def seeded_model(config: ModelConfig, shape: Sequence[int], classes: int) -> Any:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 from broker_server.cohort import Selection
-from compression.records import Record
+from compression.records import Between, Record
 from edge_client.wire.blobs import BlobRef, Digest
 from edge_client.wire.evaluation import EvaluationSums
 from edge_client.wire.messages import DeltaRef, Health, Number, Word
@@ -59,6 +60,7 @@ class RoundRecord(Record):
     codec_down: Word = ""
     evaluation: EvaluationSums | None = None
     federated: EvaluationSums | None = None
+    sparsity: Annotated[float, Between(0, 1)] | None = None  # zeros in the kernels, where the run prunes
 
 
 @dataclass(frozen=True, slots=True)

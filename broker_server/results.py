@@ -29,7 +29,7 @@ from broker_server.report.schema import (
 )
 from broker_server.report.words import size
 from broker_server.rollout.figures import FIGURES, ReleaseFigures
-from broker_server.run_plan import stages_of
+from broker_server.run_plan import constraints_in_words, stages_of
 from broker_server.stages import CLOSING_BYTES, FINE_TUNING, Stages
 from compression.records import Record, loads, to_plain
 from edge_client.health import architecture
@@ -62,6 +62,7 @@ def round_figures(record: RoundRecord) -> RoundFigures:
         bytes_up=sum(client.bytes_up for client in record.clients.values()),
         bytes_down=sum(client.bytes_down for client in record.clients.values()) + record.dropped_bytes_down,
         seconds=record.seconds,
+        sparsity=record.sparsity,
     )
 
 
@@ -247,6 +248,7 @@ def _settings(config: ServerConfig) -> dict[str, str]:
         "epochs a round": str(rounds.epochs),
         "learning rate": f"{rounds.learning_rate:g}",
         "optimizer": model.optimizer,
+        **constraints_in_words(model),
         "batch size": str(model.batch_size),
         "codec up": config.codec.up,
         "codec down": config.codec.down,

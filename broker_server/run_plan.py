@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from broker_server.config import ServerConfig, calibrates_on_devices, shown_name
+from broker_server.config import ModelConfig, ServerConfig, calibrates_on_devices, shown_name
 from broker_server.rounds.machine import Stage
 from compression.records import dumps
+from compression.sparsity import sparsity_after
 from edge_client.wire.messages import TrainingPlan
 
 
@@ -30,6 +31,7 @@ def training_plan(config: ServerConfig, stage: Stage, codec: str) -> TrainingPla
         balance=rounds.balance,
         seed=config.model.seed,
         proximal_mu=config.strategy.proximal_mu if federated else 0.0,
+        keep_zeros=config.model.sparsity > 0,
     )
 
 
@@ -40,5 +42,32 @@ def in_words(config: ServerConfig) -> str:
     strategy = dumps(config.strategy).decode()
     return (
         f"{shown_name(model.name)}, {model.kind}{size}, {rounds.rounds} rounds, {model.optimizer}, "
-        f"seed {model.seed}, strategy {strategy}"
+        f"seed {model.seed}, strategy {strategy}{_constraints(model)}"
     )
+
+
+def _constraints(model: ModelConfig) -> str:
+    pruned = f", sparsity {model.sparsity:g} {model.sparsity_schedule} over {model.sparsity_ramp:g}"
+    return (pruned if model.sparsity else "") + (", fake int8" if model.fake_int8 else "")
+
+
+def constraints_in_words(model: ModelConfig) -> dict[str, str]:
+    """What the weights are held to while they are trained, for the report; nothing where it is nothing."""
+    words = {}
+    if model.sparsity:
+        until = (
+            "" if model.sparsity_schedule == "constant" else f" over {model.sparsity_ramp:g} of the rounds"
+        )
+        words["sparsity"] = f"{model.sparsity:g}, {model.sparsity_schedule}{until}"
+    if model.fake_int8:
+        words["fake quantisation"] = "int8"
+    return words
+
+
+def sparsity_of(config: ServerConfig, round_number: int) -> float | None:
+    """Share of each kernel that is zero after a round; None where the run does not prune."""
+    model = config.model
+    if not model.sparsity:
+        return None
+    rounds, schedule = config.rounds.rounds, model.sparsity_schedule
+    return sparsity_after(round_number, rounds, model.sparsity, schedule, model.sparsity_ramp)

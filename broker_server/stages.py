@@ -24,16 +24,17 @@ from broker_server.config import AUTO, ServerConfig
 from broker_server.decoded import DecodedResult
 from broker_server.errors import RunError
 from broker_server.fleet import ledger_path
-from broker_server.frozen import Frozen
+from broker_server.frozen import CACHE, Frozen
 from broker_server.program import Evaluator, compile_program, image_input
 from broker_server.records import ClientRecord, RoundRecord
 from broker_server.round_records import fine_tuning, with_evaluation, with_traffic
 from broker_server.rounds.machine import CloseStage, RunState, Stage
 from broker_server.rounds.policy import late_policy
-from broker_server.run_plan import in_words, stages_of, training_plan
+from broker_server.run_plan import in_words, sparsity_of, stages_of, training_plan
 from broker_server.store.ledger import Ledger, TaskRow
 from broker_server.versions import Versions
 from compression.records import dumps, loads
+from compression.sparsity import zero_share
 from compression.spec import TableInput, TrainableBundle, Weights
 from compression.updates import PROFILES
 from edge_client.data import ColumnStatistics, DataSource, table_input
@@ -173,7 +174,7 @@ class Stages:
                 self.bundle,
                 DataSource.parse(self._config.data.evaluation),
                 extractor=self.frozen.read,
-                cache=Path(self._config.state) / "cache" if self.frozen.manifest else None,
+                cache=Path(self._config.state) / CACHE if self.frozen.manifest else None,
             )
         return self._evaluator(weights)
 
@@ -341,8 +342,10 @@ class Stages:
         aggregation, index = self.aggregation, self.index
         profile = PROFILES[record.codec_down].for_steps
         step, state = aggregation.step(results, index, record.round, profile)
-        version, weights = self.versions.advance(step, profile, record.round)
-        record = replace(record, evaluation=self.evaluate(weights))
+        sparsity = sparsity_of(self._config, record.round)
+        version, weights = self.versions.advance(step, profile, record.round, sparsity)
+        zeros = None if sparsity is None else zero_share(weights, self.bundle.spec.tensors)
+        record = replace(record, evaluation=self.evaluate(weights), sparsity=zeros)
         fresh = {name: each for name, each in results.items() if not aggregation.staleness(each, index)}
         with self.ledger.transaction():
             self._amend(record.round - 1, lambda before: with_evaluation(before, fresh))

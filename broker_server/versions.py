@@ -7,9 +7,13 @@ its digest says so.
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
+
 from broker_server.records import VersionLine, VersionRecord
 from broker_server.store.ledger import Ledger
 from compression.records import dumps, loads
+from compression.sparsity import without_pruned
 from compression.spec import (
     ModelSpec,
     Weights,
@@ -20,6 +24,7 @@ from compression.spec import (
 )
 from compression.updates import CodecProfile, pack_model, unpack_model, with_feedback
 from edge_client.session.blobs import BlobStore
+from edge_client.versions import stepped
 from edge_client.wire.messages import DeltaRef, WeightsRef
 
 STEP_MANIFEST_BYTES = 330  # one more step in the manifest that every device reads
@@ -70,23 +75,31 @@ class Versions:
         self.commit(VersionRecord(version=0, digest=weights_digest(weights), full=full), weights)
 
     def advance(
-        self, delta: Weights, profile: CodecProfile, round_number: int
+        self, delta: Weights, profile: CodecProfile, round_number: int, sparsity: float | None = None
     ) -> tuple[VersionRecord, Weights]:
-        """Code a step by `delta` and write its files; nothing counts before `commit`."""
+        """Code a step by `delta` and write its files; nothing counts before `commit`.
+
+        With `sparsity` the weights end with so many zeros, and what was zero stays so.
+        """
         before = self.latest
         encoded, residual = with_feedback(
-            delta,
+            delta if sparsity is None else self._without_pruned(delta, self.weights),
             self._residual(before),
             profile,
             model_digest=self._bundle_digest,
             round_number=round_number,
             tensors=self._spec.tensors,
         )
-        weights = {name: array + encoded.sent[name] for name, array in self.weights.items()}
+        weights = stepped(self.weights, encoded.sent, self._spec, sparsity)
         check_weights(weights, self._spec)
+        if sparsity is not None:
+            residual = self._without_pruned(residual, weights)
         digest = weights_digest(weights)
         step = DeltaRef(
-            from_digest=before.digest, to_digest=digest, blob=self._artefacts.put(encoded.payload)
+            from_digest=before.digest,
+            to_digest=digest,
+            blob=self._artefacts.put(encoded.payload),
+            sparsity=sparsity,
         )
         record = VersionRecord(
             version=before.version + 1,
@@ -136,6 +149,9 @@ class Versions:
             return {}
         line = loads(VersionLine, text.encode(), max_bytes=1 << 20)
         return {record.version: record for record in line.versions}
+
+    def _without_pruned(self, values: Weights, weights: Weights) -> dict[str, npt.NDArray[np.float32]]:
+        return without_pruned(values, weights, self._spec.tensors)
 
     def _residual(self, record: VersionRecord) -> Weights | None:
         if record.residual is None:

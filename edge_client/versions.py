@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from compression.errors import BrambleError
+from compression.sparsity import pruned_step
 from compression.spec import ModelSpec, SpecError, TrainableBundle, Weights, check_weights, weights_digest
 from compression.updates import CodecError, decode_update, unpack_model
 from edge_client.session.blobs import BlobStore
@@ -76,10 +77,16 @@ def _stepped(
     try:
         for step in steps:
             delta = decode_update(blobs.read(step.blob), spec.tensors, model_digest=model_digest).delta
-            weights = {name: weights[name] + delta[name] for name in weights}
+            weights = stepped(weights, delta, spec, step.sparsity)
     except CodecError as exc:
         raise TaskError(f"a step to version {ref.version} cannot be read: {exc}") from exc
     return weights
+
+
+def stepped(weights: Weights, delta: Weights, spec: ModelSpec, sparsity: float | None) -> Weights:
+    """The next version's weights, the same on each device and on the server."""
+    after = {name: array + delta[name] for name, array in weights.items()}
+    return after if sparsity is None else pruned_step(weights, after, spec.tensors, sparsity)
 
 
 def _unpacked(blobs: BlobStore, ref: WeightsRef, spec: ModelSpec) -> Weights:

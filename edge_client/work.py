@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from compression.records import dumps
+from compression.sparsity import without_pruned
 from compression.spec import ModelSpec, SpecError, Weights, check_weights
 from compression.updates import PROFILES
 from edge_client.calibrating import ranges_report
@@ -220,7 +221,10 @@ class Workshop:
         plan, spec = _plan(task), trainer.spec
         trained = self._trained(task, trainer, data, base, cancelled)
         coder = Coder.of(spec.without(task.personal), self._digest, plan.codec, task.round)
-        payload, owed = coder.update(trained.delta, self._state.kept("residual", coder.spec))
+        residual = self._state.kept("residual", coder.spec)
+        if residual and plan.keep_zeros:
+            residual = without_pruned(residual, base, spec.tensors)
+        payload, owed = coder.update(trained.delta, residual)
         kept = {"residual": owed}
         if task.personal:
             kept["personal"] = {name: trained.weights[name] for name in task.personal}

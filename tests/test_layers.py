@@ -24,7 +24,7 @@ ALLOWED = {
     "compression.updates": (*COMMON, "compression.spec"),
     "edge_client": (
         *COMMON,
-        *(f"compression.{name}" for name in ("spec", "updates", "weights_file")),
+        *(f"compression.{name}" for name in ("sparsity", "spec", "updates", "weights_file")),
         *(f"compression.models.{name}" for name in ("errors", "tflite_file")),
     ),
     "edge_client.wire": (*COMMON, "compression.spec", "compression.updates"),

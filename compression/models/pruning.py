@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from compression.models.network import KERNELS, clone, kernel_of, wrapped
 from compression.models.recipes import Pruning
@@ -68,14 +67,6 @@ def zeros(model: Any) -> float:
     kernels = [kernel.numpy() for layer in model.layers if (kernel := kernel_of(layer)) is not None]
     left = sum(int(np.count_nonzero(kernel)) for kernel in kernels)
     return 1 - left / max(1, sum(int(kernel.size) for kernel in kernels))
-
-
-def magnitude_mask(kernel: npt.NDArray[np.float32], sparsity: float) -> npt.NDArray[np.bool_]:
-    """What stays: all but the `sparsity` share of the smallest magnitudes."""
-    order = np.argsort(np.abs(kernel), axis=None, kind="stable")
-    mask = np.ones(kernel.size, np.bool_)
-    mask[order[: round(sparsity * kernel.size)]] = False
-    return mask.reshape(kernel.shape)
 
 
 def _options(pruning: Pruning, examples: int) -> dict[str, Any]:

@@ -10,15 +10,13 @@ channels' scales absorb.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
-from compression.spec import TensorSpec, Weights
+from compression.sparsity import is_kernel
 
 Tensor = Any
 STEPS = 127.0  # of a symmetric int8 kernel
@@ -38,11 +36,6 @@ class Constraint:
 
     keep_zeros: bool = False
     fake_int8: bool = False
-
-
-def is_kernel(name: str) -> bool:
-    """Whether a tensor is one that is pruned and quantised: biases and normalisation are not."""
-    return name.rpartition("/")[2].endswith("kernel")
 
 
 def zero_mask(parts: Mapping[str, Tensor]) -> Tensor:
@@ -66,22 +59,6 @@ def fake_activation(x: Tensor) -> Tensor:
     """Rounded to 256 levels between the batch's extremes; zero is one of them."""
     extent = tf.maximum(tf.reduce_max(x), 0.0) - tf.minimum(tf.reduce_min(x), 0.0)
     return _rounded(x, tf.maximum(extent / LEVELS, LEAST))
-
-
-def prune_weights(
-    weights: Weights, specs: Sequence[TensorSpec], sparsity: float
-) -> dict[str, npt.NDArray[np.float32]]:
-    """The server's step between two rounds: the smallest kernel weights of each tensor become zero.
-
-    Zeros count towards the share, so what was pruned before stays pruned.
-    """
-    from compression.models.pruning import magnitude_mask  # noqa: PLC0415 - brings no TensorFlow of its own
-
-    kernels = {spec.name for spec in specs if spec.role == "trainable" and is_kernel(spec.name)}
-    return {
-        name: array * magnitude_mask(array, sparsity) if name in kernels else array
-        for name, array in weights.items()
-    }
 
 
 def _fake_kernel(kernel: Tensor, *, depthwise: bool) -> Tensor:

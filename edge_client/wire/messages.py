@@ -216,11 +216,15 @@ class HelloRequest(Message):
 
 @dataclass(frozen=True, slots=True)
 class DeltaRef(Record):
-    """A step from one version of the weights to the next, coded by `compression.updates`."""
+    """A step from one version of the weights to the next, coded by `compression.updates`.
+
+    With ``sparsity`` it ends as `compression.sparsity.pruned_step` says.
+    """
 
     from_digest: Digest
     to_digest: Digest
     blob: BlobRef
+    sparsity: Share | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +252,7 @@ class TrainingPlan(Record):
     balance: bool = False  # weigh the examples so that each class that the device has counts the same
     seed: Number = 0  # with the round and the device's name: of the examples' order, augmentation and dropout
     proximal_mu: Annotated[float, Between(0, 1e3)] = 0.0  # how strongly the weights of the task hold it back
+    keep_zeros: bool = False  # nothing is owed to kernel weights that are zero in the task's model
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,80 @@
+"""Zeros that stay: the schedule, the step, and what error feedback may not bring back."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compression.sparsity import (
+    prunable,
+    prune_weights,
+    pruned_step,
+    sparsity_after,
+    without_pruned,
+    zero_share,
+)
+from compression.spec import TensorSpec
+
+SPECS = [
+    TensorSpec("d/kernel", (2, 2)),
+    TensorSpec("d/bias", (2,)),
+    TensorSpec("depth/depthwise_kernel", (2, 1)),
+    TensorSpec("n/moving_mean", (2,), "statistic"),
+]
+
+
+def weights(kernel: list[list[float]]) -> dict[str, np.ndarray]:
+    return {
+        "d/kernel": np.array(kernel, np.float32),
+        "d/bias": np.array([0.0, 0.2], np.float32),
+        "depth/depthwise_kernel": np.array([[0.0], [0.1]], np.float32),
+        "n/moving_mean": np.zeros(2, np.float32),
+    }
+
+
+def test_only_kernels_are_pruned_and_depthwise_ones_are_not() -> None:
+    assert prunable(SPECS) == ("d/kernel",)
+    pruned = prune_weights(weights([[3.0, -1.0], [0.0, 2.0]]), SPECS, 0.5)
+    np.testing.assert_array_equal(pruned["d/kernel"], [[3, 0], [0, 2]])
+    assert not np.signbit(
+        pruned["d/kernel"]
+    ).any()  # -0.0 is other bytes: another digest
+    for name in ("d/bias", "depth/depthwise_kernel", "n/moving_mean"):
+        np.testing.assert_array_equal(pruned[name], weights([[0, 0], [0, 0]])[name])
+    assert zero_share(pruned, SPECS) == 0.5
+    assert zero_share(pruned, SPECS[1:]) == 0.0
+
+
+def test_a_step_does_not_bring_back_what_was_pruned() -> None:
+    before = weights([[3.0, 0.0], [0.0, 2.0]])
+    after = weights([[3.5, 9.0], [0.1, 1.0]])  # a lossy codec moved both zeros
+    stepped = pruned_step(before, after, SPECS, 0.5)
+    np.testing.assert_array_equal(stepped["d/kernel"], [[3.5, 0], [0, 1]])
+    np.testing.assert_array_equal(pruned_step(before, after, SPECS, 0.75)["d/kernel"], [[3.5, 0], [0, 0]])
+    np.testing.assert_array_equal(stepped["d/bias"], after["d/bias"])
+
+
+def test_nothing_is_owed_to_a_pruned_weight() -> None:
+    owed = weights([[1.0, 1.0], [1.0, 1.0]])
+    left = without_pruned({"d/kernel": owed["d/kernel"]}, weights([[3.0, 0.0], [0.0, 2.0]]), SPECS)
+    np.testing.assert_array_equal(left["d/kernel"], [[1, 0], [0, 1]])
+    assert list(left) == ["d/kernel"]
+
+
+def test_the_schedule_by_hand() -> None:
+    polynomial = [sparsity_after(n, 8, 0.8, "polynomial", 0.5) for n in range(1, 9)]
+    assert polynomial == pytest.approx([0.8 * (1 - (1 - n / 4) ** 3) for n in (1, 2, 3, 4)] + [0.8] * 4)
+    assert sparsity_after(1, 8, 0.8, "constant", 0.5) == 0.8
+    assert sparsity_after(1, 1, 0.8, "polynomial", 0.05) == 0.8
+
+
+@given(st.integers(1, 40), st.floats(0.05, 0.95), st.floats(0.05, 1.0))
+def test_the_schedule_only_grows_and_ends_where_it_should(rounds: int, final: float, ramp: float) -> None:
+    shares = [sparsity_after(n, rounds, final, "polynomial", ramp) for n in range(1, rounds + 1)]
+    assert all(b >= a for a, b in zip(shares, shares[1:], strict=False)) and shares[-1] == pytest.approx(
+        final
+    )
