@@ -11,6 +11,7 @@ from benchmarks.compare_commands import add_compare
 from benchmarks.energy_commands import add_energy
 from benchmarks.environment_commands import add_environment
 from benchmarks.flash_commands import add_flash
+from benchmarks.fleet_latency_commands import add_fleet_latency
 from benchmarks.latency_commands import add_latency
 from benchmarks.peers_commands import add_fleet, add_peers
 from benchmarks.report_commands import add_report
@@ -26,6 +27,7 @@ EXAMPLES = (
     "bramble-bench accuracy-bytes --dataset npz:pneumoniamnist.npz --codecs float32,small --plot curve.svg",
     "bramble-bench flash --size-mb 1024 --compression xz,zst",
     "bramble-bench peers --clients 10 --rounds 5",
+    "bramble-bench fleet-latency --config ward/server.toml",
     "bramble-bench compare before.json after.json",
     "bramble-bench environment --json",
 )
@@ -40,6 +42,7 @@ COMMANDS = (
     add_aggregate,
     add_flash,
     add_fleet,
+    add_fleet_latency,
     add_peers,
     add_compare,
     add_report,

@@ -16,9 +16,10 @@ def verdict(results: Sequence[LatencyResult]) -> str:
     best = min(results, key=lambda result: result.timings.p50_ms)
     times, name = best.timings, Path(best.file).name
     on = "one thread" if best.threads == 1 else f"{best.threads} threads"
-    lines = [f"{name} answers in {_ms(times.p50_ms)}, {1e3 / times.p50_ms:,.0f} times a second on {on}."]
+    per_second = f"{1e3 / times.p50_ms:,.0f}"
+    lines = [f"{name} answers in {milliseconds(times.p50_ms)}, {per_second} times a second on {on}."]
     if times.runs >= RUNS_FOR_P99:
-        lines[0] = f"{lines[0][:-1]}; 1 answer in 100 takes longer than {_ms(times.p99_ms)}."
+        lines[0] = f"{lines[0][:-1]}; 1 answer in 100 takes longer than {milliseconds(times.p99_ms)}."
     plain = next((result for result in results if result.computes == "float32"), None)
     if plain is not None and plain.sha256 != best.sha256:
         lines.append(_against(best, plain))
@@ -61,5 +62,6 @@ def _against(best: LatencyResult, plain: LatencyResult) -> str:
     return f"{text}; on made-up inputs the answers differ by at most {best.max_difference:.3g}."
 
 
-def _ms(value: float) -> str:
+def milliseconds(value: float) -> str:
+    """As a person reads it."""
     return f"{value:.3g} ms" if value >= 0.1 else f"{1e3 * value:.3g} us"
