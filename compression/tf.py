@@ -47,17 +47,19 @@ def quiet_loggers() -> Iterator[None]:
     # A logger that is made before its module is imported would be of the wrong class.
     loggers = [logging.getLogger(name) for name, module in TALKATIVE.items() if module in sys.modules]
     loggers.append(logging.getLogger())
+    errors = _ErrorsOnly()  # one for each entry: the inner of two must not take the outer one's away
     for logger in loggers:
-        logger.addFilter(_is_error)  # not a level: the converter sets its own
+        logger.addFilter(errors)  # not a level: the converter sets its own
     try:
         yield
     finally:
         for logger in loggers:
-            logger.removeFilter(_is_error)
+            logger.removeFilter(errors)
 
 
-def _is_error(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.ERROR
+class _ErrorsOnly(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR
 
 
 @contextmanager
