@@ -14,6 +14,7 @@ from compression.progress import Report
 from compression.spec import TrainableBundle, Weights, check_weights, weights_digest
 from compression.updates import CodecError, decode_update
 from edge_client.data import DataSource
+from edge_client.training.features import ReadFile
 from edge_client.wire.evaluation import EvaluationSums
 from edge_client.wire.update_file import UpdateFile, UpdateFileError, UpdateHeader, read_update
 
@@ -98,6 +99,7 @@ def evaluate_sites(
     bundle: TrainableBundle,
     sites: Mapping[str, DataSource],
     *,
+    extractor: ReadFile | None = None,
     report: Report = lambda _what, _share: None,
 ) -> dict[str, EvaluationSums]:
     """What the weights do on each site's examples, by the program that the devices run.
@@ -109,6 +111,6 @@ def evaluate_sites(
     check_weights(weights, bundle.spec)
     results = {}
     for number, (name, source) in enumerate(sites.items()):
-        results[name] = Evaluator(bundle, source)(weights)
+        results[name] = Evaluator(bundle, source, extractor=extractor)(weights)
         report(f"evaluating {name}", (number + 1) / len(sites))
     return results

@@ -328,6 +328,8 @@ def load_config(path: Path) -> ServerConfig:
 def shown_name(name: str) -> str:
     """A model's name for people: of its weights' file the name alone, whose folder may be moved."""
     backbone, at, weights = name.partition("@")
+    if weights == RANDOM:
+        return f"{backbone} (random weights, dry run)"
     return backbone + at + Path(weights).name
 
 

@@ -15,6 +15,7 @@ from edge_client.extractors import MANIFEST_BYTES, extractor_blobs, put_extracto
 from edge_client.session.blobs import BlobStore
 from edge_client.wire.blobs import BlobRef
 
+CACHE = "cache"  # folder of the server's own pictures and features, in its state directory
 EXTRACTOR, BACKBONE = "extractor", "backbone"  # facts in the ledger
 
 

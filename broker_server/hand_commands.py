@@ -106,13 +106,17 @@ def run_aggregate(arguments: argparse.Namespace) -> int:
 def run_evaluate(arguments: argparse.Namespace) -> int:
     """Evaluate and print; 0."""
     from broker_server.by_hand import evaluate_sites
+    from edge_client.by_hand import extractor_beside
 
     if arguments.labels is not None and len(arguments.data) > 1:
         raise HandError("--labels goes with one --data; write csv:FILE for several sites")
     bundle = _bundle(arguments)
+    extractor = extractor_beside(_bundle_path(arguments))
     sites = _sites(arguments.data, arguments.labels)
     with progress_bar() as report:
-        results = evaluate_sites(read_weights(arguments.weights).weights, bundle, sites, report=report)
+        results = evaluate_sites(
+            read_weights(arguments.weights).weights, bundle, sites, extractor=extractor, report=report
+        )
     if len(results) > 1:
         results[TOGETHER] = reduce(add, results.values())
     classes = bundle.spec.classes
@@ -128,10 +132,15 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
 def _bundle(arguments: argparse.Namespace) -> Any:
     from edge_client.by_hand import BUNDLE_FILE, read_bundle_file
 
-    path = arguments.bundle or arguments.weights.parent
+    path = _bundle_path(arguments)
     if path.is_dir() and not (path / BUNDLE_FILE).exists():
         raise HandError(f"no {BUNDLE_FILE} in {path}: give --bundle")
     return read_bundle_file(path)
+
+
+def _bundle_path(arguments: argparse.Namespace) -> Path:
+    path: Path = arguments.bundle or arguments.weights.parent
+    return path
 
 
 def _sites(texts: list[str], labels: Path | None) -> dict[str, DataSource]:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from broker_server import clock
 from broker_server.baselines import BaselineResult
-from broker_server.config import ServerConfig
+from broker_server.config import ServerConfig, shown_name
 from broker_server.records import FineTuning, RoundRecord
 from broker_server.report.environment import current_environment
 from broker_server.report.schema import (
@@ -216,7 +216,7 @@ def _release_figures(stages: Stages) -> ReleaseFigures | None:
 
 
 def _model_figures(stages: Stages, config: ServerConfig, release: ReleaseFigures | None) -> ModelFigures:
-    name, parameters = config.model.name, stages.parameters
+    name, parameters = shown_name(config.model.name), stages.parameters
     if release is None:
         return ModelFigures(name=name, parameters=parameters)
     return ModelFigures(

@@ -17,7 +17,7 @@ from broker_server import clock
 from broker_server.broker.base import Broker, BrokerError
 from broker_server.calibration import CalibrationError
 from broker_server.checks import RefusedError
-from broker_server.config import ServerConfig
+from broker_server.config import ServerConfig, shown_name
 from broker_server.disk import said_when_full
 from broker_server.errors import RunError
 from broker_server.fleet_latency import FleetLatency, measured_files
@@ -239,7 +239,7 @@ class Server:
 
     def _start(self, command: StartStage) -> None:
         if self.stages.needs_program(command.stage):
-            self._observer.note(Note(f"compiling the training program of {self.config.model.name}"))
+            self._observer.note(Note(f"compiling the training program of {shown_name(self.config.model.name)}"))
             self.stages.compile({name: self._hellos[name] for name in command.cohort})
         columns = self.stages.columns or self._hellos[command.cohort[0]].data.columns
         cohort = self.stages.choosing.choose(command, len(self._state.reported))

@@ -17,15 +17,18 @@ from compression.progress import Report
 from compression.spec import TrainableBundle, Weights, check_weights, weights_digest
 from compression.weights_file import WeightsFile, read_weights
 from edge_client.coding import Coder
-from edge_client.data import Batch, DataSource, LocalData, batches, load_data
+from edge_client.data import Batch, DataSource, LocalData, batches
 from edge_client.files import write_atomically
 from edge_client.training import LiteRTTrainer
+from edge_client.training.examples import load_examples
+from edge_client.training.features import ReadFile
 from edge_client.training.local import client_rng, train_locally
 from edge_client.wire.evaluation import EvaluationSums
 from edge_client.wire.messages import TrainingPlan, TrainingReport
 from edge_client.wire.update_file import UpdateFile, UpdateHeader
 
 BUNDLE_FILE = "bundle.bin"
+EXTRACTOR_FILE = "extractor.tflite"  # of a transfer model
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,7 @@ class Site:
     source: DataSource
     validation_fraction: float = 0.0
     threads: int = 1
+    cache: Path | None = None  # folder for decoded pictures and features, from one round to the next
 
 
 def read_bundle_file(path: Path) -> TrainableBundle:
@@ -47,6 +51,12 @@ def read_bundle_file(path: Path) -> TrainableBundle:
     return TrainableBundle.from_bytes((path / BUNDLE_FILE if path.is_dir() else path).read_bytes())
 
 
+def extractor_beside(path: Path) -> ReadFile | None:
+    """What reads the extractor in the folder of a bundle; None if there is none."""
+    file = (path if path.is_dir() else path.parent) / EXTRACTOR_FILE
+    return file.read_bytes if file.exists() else None
+
+
 def train_once(
     bundle: TrainableBundle,
     weights: Weights,
@@ -55,6 +65,7 @@ def train_once(
     *,
     round_number: int = 1,
     residual: Path | None = None,
+    extractor: ReadFile | None = None,
     report: Report = lambda _what, _share: None,
 ) -> UpdateFile:
     """Train on a site's examples from the global weights, and code what comes out.
@@ -62,6 +73,7 @@ def train_once(
     Args:
         round_number: that the update is for, from 1.
         residual: file of what earlier updates kept back: read if it is there, then written anew.
+        extractor: reads the file of a transfer model's frozen part.
         report: told what is being done.
 
     Raises:
@@ -69,14 +81,16 @@ def train_once(
         DataError, CodecError, TrainingError: as loading, coding and training raise.
     """
     check_weights(weights, bundle.spec)
-    data = load_data(
+    data = load_examples(
         site.source,
-        bundle.spec.input,
-        bundle.spec.classes,
+        bundle.spec,
         validation_fraction=site.validation_fraction,
         seed=0,
+        extractor=extractor,
+        cache=site.cache,
+        threads=site.threads,
         progress=lambda done, total: report("reading pictures", done / max(total, 1)),
-    )
+    ).trained
     trainer = LiteRTTrainer(bundle, threads=site.threads)
     trainer.set_weights(weights)
     evaluation = _evaluate(trainer, data)

@@ -59,13 +59,16 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         help="default: %(default)s; with a smaller one give --residual too",
     )
     parser.add_argument(
+        "--cache", type=Path, metavar="DIR", help="decoded pictures and features, from one round to the next"
+    )
+    parser.add_argument(
         "--residual", type=Path, metavar="NPZ", help="what a codec kept back, from one round to the next"
     )
 
 
 def run_train(arguments: argparse.Namespace) -> int:
     """Train and write; 0."""
-    from edge_client.by_hand import Site, read_bundle_file, train_once  # noqa: PLC0415 - loads the runtime
+    from edge_client.by_hand import Site, extractor_beside, read_bundle_file, train_once  # noqa: PLC0415 - loads the runtime
 
     plan = TrainingPlan(
         epochs=arguments.epochs,
@@ -78,6 +81,7 @@ def run_train(arguments: argparse.Namespace) -> int:
         find_source(arguments.data, arguments.labels),
         arguments.validation_fraction,
         arguments.threads,
+        arguments.cache,
     )
     with progress_bar() as report:
         update = train_once(
@@ -87,6 +91,7 @@ def run_train(arguments: argparse.Namespace) -> int:
             plan,
             round_number=arguments.round,
             residual=arguments.residual,
+            extractor=extractor_beside(arguments.bundle),
             report=report,
         )
     data = update.to_bytes()

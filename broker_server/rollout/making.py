@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from broker_server import clock
-from broker_server.config import ServerConfig
+from broker_server.config import ServerConfig, shown_name
 from broker_server.program import every_example, trained_model
 from broker_server.rollout.figures import FIGURES, ReleaseFigures
 from broker_server.rollout.planning import RolloutError
@@ -68,7 +68,7 @@ class ModelMaker:
         answering, exported = self._answering(), made.exported
         metrics = self._measure(version, spec, made, plain, answering)
         release = self._release(version, self._models.put(exported.tflite), exported.calibration, answering)
-        origin = f"{self._config.model.name}, {versions.latest.version} rounds"
+        origin = f"{shown_name(self._config.model.name)}, {versions.latest.version} rounds"
         return _record(release, parent, origin, self._config.release.recipe, metrics)
 
     def from_file(self, version: int, parent: int, model: BlobRef, origin: str, recipe: str) -> ModelRecord:
