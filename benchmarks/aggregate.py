@@ -47,6 +47,7 @@ class AggregateResult:
     peak_rss_mb: float
     peak_rss_mb_of_few: float
     few: int
+    samples_ms: tuple[float, ...] = ()  # of each update, thinned
 
 
 def benchmark_aggregate(
@@ -87,6 +88,7 @@ def benchmark_aggregate(
         peak_rss_mb=many["peak_rss_mb"],
         peak_rss_mb_of_few=few["peak_rss_mb"],
         few=min(FEW, updates),
+        samples_ms=tuple(many["samples_ms"]),
     )
 
 

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,11 +19,13 @@ from compression.spec import TensorSpec
 from compression.updates import PROFILES, decode_update, encode_update
 from edge_client.health import peak_rss_mb
 from edge_client.measure.children import pin
+from edge_client.measure.timing import thinned
 
 DIFFERENT = 8  # updates that are made; they come round again and again
 COPIED_BYTES = 1 << 27  # far more than any cache holds
 PLAIN_RUNS = 200
 COPIES = 20
+MOST_SAMPLES = 1000  # updates whose times are kept in the result
 
 
 def make(folder: Path, codec: str, tensors: tuple[TensorSpec, ...]) -> dict[str, float]:
@@ -38,16 +41,19 @@ def make(folder: Path, codec: str, tensors: tuple[TensorSpec, ...]) -> dict[str,
     return {"payload_bytes": sum(sizes) / len(sizes)}
 
 
-def average(folder: Path, tensors: tuple[TensorSpec, ...], updates: int) -> dict[str, float]:
+def average(folder: Path, tensors: tuple[TensorSpec, ...], updates: int) -> dict[str, Any]:
     """As a closing round does it, one update in memory at a time."""
     started, sums = time.process_time(), Sums()
+    moments = [started]
     for number in range(updates):
         payload = (folder / str(number % DIFFERENT)).read_bytes()
         update = decode_update(payload, tensors, model_digest=DIGEST)
         check_steps(update, SETTLED_ROUND)
         sums.add(update.delta, 100 + number)
+        moments.append(time.process_time())
     sums.mean()
-    return {"s_per_update": (time.process_time() - started) / updates, "peak_rss_mb": peak_rss_mb()}
+    answer = {"s_per_update": (time.process_time() - started) / updates, "peak_rss_mb": peak_rss_mb()}
+    return answer | {"samples_ms": thinned((1e3 * np.diff(moments)).tolist(), MOST_SAMPLES)}
 
 
 def plain(tensors: tuple[TensorSpec, ...]) -> dict[str, float]:

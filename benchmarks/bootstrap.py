@@ -47,9 +47,27 @@ def compare_medians(before: Repeats, after: Repeats, *, floor: float = FLOOR) ->
     first, second = (
         _medians([np.asarray(r, np.float64) for r in repeats], rng) for repeats in (before, after)
     )
-    low, high = np.quantile(second / first, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    ratio = median(after) / median(before)
+    return _change(median(after) / median(before), second / first, floor)
+
+
+def _change(ratio: float, ratios: Samples, floor: float) -> Change:
+    low, high = np.quantile(ratios, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Change(ratio, float(low), float(high), bool(low > 1 + floor or high < 1 / (1 + floor)))
+
+
+def compare_means(before: Sequence[float], after: Sequence[float], *, floor: float) -> Change:
+    """Compare values above 0 by seed; the same seeds are drawn for both where they are as many."""
+    rng = np.random.default_rng(SEED)
+    first, second = np.asarray(before, np.float64), np.asarray(after, np.float64)
+    drawn = rng.integers(0, len(first), (RESAMPLES, len(first)))
+    paired = drawn if len(first) == len(second) else rng.integers(0, len(second), (RESAMPLES, len(second)))
+    ratios = second[paired].mean(axis=1) / first[drawn].mean(axis=1)
+    return _change(mean([after]) / mean([before]), ratios, floor)
+
+
+def mean(repeats: Repeats) -> float:
+    """Of all samples of all repeats."""
+    return float(np.mean(np.concatenate([np.asarray(repeat, np.float64) for repeat in repeats])))
 
 
 def median(repeats: Repeats) -> float:

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmarks.bootstrap import CONFIDENCE, FLOOR, Change, Repeats, compare_medians, median
+from benchmarks.bootstrap import CONFIDENCE, FLOOR, Change, compare_means, compare_medians, mean, median
+from benchmarks.comparable import Measure, Sort, measures_of
 from benchmarks.errors import BenchmarkError
 
 MIN_SAMPLES = 5
-SAMPLES = ("samples_ms", "rounds_s")  # names of lists of raw samples in results
-NAMING = ("file", "name", "model", "runtime", "threads", "batch", "xnnpack", "device")  # tell rows apart
+ACCURACY_FLOOR = 0.005
+SIZE_FLOOR = 0.01  # sizes have no noise; what rounds differently on another processor is no change
+WORDS: Mapping[Sort, tuple[str, str]] = {
+    "time": ("slower", "faster"),
+    "size": ("larger", "smaller"),
+    "accuracy": ("higher", "lower"),
+}
 SAME_MACHINE = ("label", "processor", "governor", "cores")
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One list of samples that both results have; milliseconds or seconds as the benchmark says."""
+    """One thing that both results have: the median of times, a size, the mean accuracy over the seeds.
+
+    `note` says why it cannot be told whether it changed; empty where it can.
+    """
 
     what: str
+    sort: Sort
     before: float
     after: float
     change: Change
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,58 +58,35 @@ def compare_results(
     """Compare two results by their raw samples.
 
     Raises:
-        BenchmarkError: of different benchmarks, or with nothing in common that has samples.
+        BenchmarkError: of different benchmarks, or with nothing in common that can be compared.
     """
     if before["benchmark"] != after["benchmark"]:
         raise BenchmarkError(
             f"a {before['benchmark']} cannot be compared with a {after['benchmark']}: "
             "take two results of one command"
         )
-    first, second = (dict(_samples(result, "")) for result in (before, after))
-    common = [what for what in first if what in second]
-    if not common:
+    first, second = ({each.what: each for each in measures_of(result)} for result in (before, after))
+    differences = [_difference(first[what], second[what], floor) for what in first if what in second]
+    if not differences:
         raise BenchmarkError(
             "the two results have no samples in common: were other files, threads or batches measured?"
         )
-    differences = [
-        Difference(
-            what,
-            median(first[what]),
-            median(second[what]),
-            compare_medians(first[what], second[what], floor=floor),
-        )
-        for what in common
-    ]
     return Comparison(before["benchmark"], tuple(differences), tuple(_warnings(before, after)), floor=floor)
 
 
-def _samples(node: Any, path: str) -> Iterator[tuple[str, Repeats]]:
-    """All raw samples with what they are of."""
-    if isinstance(node, list):
-        for item in node:
-            yield from _samples(item, path)
-        return
-    if not isinstance(node, Mapping):
-        return
-    here = ", ".join(filter(None, [path, *[_word(key, node[key]) for key in NAMING if _named(node, key)]]))
-    for key, value in node.items():
-        if key in SAMPLES and isinstance(value, list):
-            repeats = value if value and isinstance(value[0], list) else [value]
-            if min(map(len, repeats)) >= MIN_SAMPLES:
-                yield here or key, repeats
-        elif key not in SAMPLES and key != "environment":
-            named = isinstance(value, Mapping) and "name" not in value and key != "timings"
-            yield from _samples(value, ", ".join(filter(None, [here, key if named else ""])))
-
-
-def _word(key: str, value: Any) -> str:
-    if key == "xnnpack":
-        return "" if value else "no XNNPACK"
-    return f"{key} {value}" if key in ("threads", "batch") else Path(str(value)).name
-
-
-def _named(node: Mapping[str, Any], key: str) -> bool:
-    return node.get(key) is not None and not isinstance(node[key], Mapping | list)
+def _difference(before: Measure, after: Measure, floor: float) -> Difference:
+    number, fewest = (mean if before.sort == "accuracy" else median), min(before.fewest, after.fewest)
+    values = (number(before.repeats), number(after.repeats))
+    ratio = values[1] / values[0]
+    change, note = Change(ratio, ratio, ratio, abs(ratio - 1) > SIZE_FLOOR), ""
+    if before.sort != "size" and fewest < MIN_SAMPLES:
+        of = "seeds" if before.sort == "accuracy" else "runs"
+        change, note = replace(change, changed=False), f"{fewest} of {MIN_SAMPLES} {of} needed"
+    elif before.sort == "time":
+        change = compare_medians(before.repeats, after.repeats, floor=floor)
+    elif before.sort == "accuracy":
+        change = compare_means(before.repeats[0], after.repeats[0], floor=ACCURACY_FLOOR)
+    return Difference(before.what, before.sort, *values, change, note)
 
 
 def _warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
@@ -115,10 +102,15 @@ def verdict(comparison: Comparison) -> str:
     """What it comes to, in words."""
     changed = [each for each in comparison.differences if each.change.changed]
     lines = [f"WARNING: {warning}." for warning in comparison.warnings]
+    lines += [_words(each) for each in changed]
     if not changed:
-        return "\n".join([*lines, f"No change beyond the noise and {100 * comparison.floor:g} %."])
-    for each in changed:
-        slower = each.change.ratio > 1
-        percent = 100 * (each.change.ratio - 1 if slower else 1 - each.change.ratio)
-        lines.append(f"{each.what}: {percent:.0f} % {'slower' if slower else 'faster'}.")
+        lines.append(f"No change beyond the noise and {100 * comparison.floor:g} %.")
+    if unsure := sum(1 for each in comparison.differences if each.note):
+        lines.append(f"{unsure} of {len(comparison.differences)} were measured too seldom to tell.")
     return "\n".join(lines)
+
+
+def _words(each: Difference) -> str:
+    more, less = WORDS[each.sort]
+    percent = 100 * abs(each.change.ratio - 1)
+    return f"{each.what}: {percent:.{0 if percent >= 2 else 1}f} % {more if each.change.ratio > 1 else less}."

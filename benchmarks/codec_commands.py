@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
-from benchmarks.codec_text import accuracy_text, wire_text
+from benchmarks.codec_text import accuracy_text, verdict, wire_text
 from benchmarks.codecs import CODECS
 from benchmarks.federation_options import add_federation, add_plot, plan_of
-from benchmarks.wire import WireResult, benchmark_wire
+from benchmarks.output import add_saving, emit
+from benchmarks.wire import benchmark_wire
 from compression.command_line import Commands, command, fraction, names, seconds
 from compression.progress import progress_bar
-from edge_client.measure.environment import facts, read_environment
-from edge_client.wire.measurement import Environment
-
-if TYPE_CHECKING:
-    from benchmarks.accuracy_bytes import CodecResult
+from edge_client.measure.environment import read_environment
 
 
 def add_wire(commands: Commands) -> None:
@@ -44,6 +38,7 @@ def add_wire(commands: Commands) -> None:
         metavar="S",
         help="seconds of timing for each codec and direction, at least 5 runs (default: %(default)g)",
     )
+    add_saving(parser)
 
 
 def add_accuracy_bytes(commands: Commands) -> None:
@@ -72,6 +67,7 @@ def add_accuracy_bytes(commands: Commands) -> None:
         help="accuracy whose price is asked for (default: %(default)g)",
     )
     add_plot(parser, "accuracy against bytes")
+    add_saving(parser)
 
 
 def _wire(arguments: argparse.Namespace) -> int:
@@ -84,7 +80,8 @@ def _wire(arguments: argparse.Namespace) -> int:
             max_s=arguments.max_seconds,
             report=report,
         )
-    return _print(arguments, "wire", environment, results, wire_text(results))
+    plain = {"rows": [asdict(result) for result in results]}
+    return emit(arguments, "wire", environment, plain, wire_text(results), rows="rows")
 
 
 def _accuracy_bytes(arguments: argparse.Namespace) -> int:
@@ -101,20 +98,5 @@ def _accuracy_bytes(arguments: argparse.Namespace) -> int:
         )
     if arguments.plot is not None:
         draw_accuracy(results, arguments.plot)
-    return _print(arguments, "accuracy-bytes", environment, results, accuracy_text(results))
-
-
-def _print(
-    arguments: argparse.Namespace,
-    kind: str,
-    environment: Environment,
-    results: Sequence[WireResult | CodecResult],
-    text: str,
-) -> int:
-    """A list of rows, each with the machine in it: a row that is cut out still says where it was measured."""
-    if arguments.json:
-        shared = {"benchmark": kind, "environment": facts(environment)}
-        print(json.dumps([asdict(result) | shared for result in results], indent=2))
-    else:
-        print(f"{text}\n\non: {environment.label}")
-    return 0
+    plain = {"rows": [asdict(result) for result in results], "verdict": verdict(results)}
+    return emit(arguments, "accuracy-bytes", environment, plain, accuracy_text(results), rows="rows")

@@ -32,7 +32,7 @@ def add_compare(commands: Commands) -> None:
         type=percent,
         default=FLOOR,
         metavar="PERCENT",
-        help="changes up to this are none: runs of one program differ (default: 10)",
+        help="changes of a time up to this are none: runs of one program differ (default: 10)",
     )
 
 
@@ -64,7 +64,7 @@ def _text(comparison: Comparison) -> str:
             f"{each.after:.4g}",
             f"{each.change.ratio:.3f}",
             f"{each.change.low:.3f} to {each.change.high:.3f}",
-            "CHANGED" if each.change.changed else "same",
+            each.note or ("CHANGED" if each.change.changed else "same"),
         ]
         for each in comparison.differences
     ]

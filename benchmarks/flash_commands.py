@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,10 +11,11 @@ from pathlib import Path
 from benchmarks.errors import BenchmarkError
 from benchmarks.flash import FlashResult, benchmark_flash
 from benchmarks.flash_image import KINDS
+from benchmarks.output import add_saving, emit
 from compression.command_line import Commands, command, count, names, number
 from compression.progress import progress_bar
 from compression.text_table import text_table
-from edge_client.measure.environment import facts, read_environment
+from edge_client.measure.environment import read_environment
 
 SMALLEST_MB = 8
 
@@ -54,6 +54,7 @@ def add_flash(commands: Commands) -> None:
         metavar="FOLDER",
         help="where image and targets lie while it lasts (default: the system's temporary folder)",
     )
+    add_saving(parser)
 
 
 def run_flash(arguments: argparse.Namespace) -> int:
@@ -76,11 +77,7 @@ def run_flash(arguments: argparse.Namespace) -> int:
             report=report,
         )
     rows = [asdict(result) for result in results]
-    if arguments.json:
-        document = {"benchmark": "flash", "environment": facts(environment), **rows[0], "results": rows}
-        print(json.dumps(document, indent=2))
-    else:
-        print(f"{flash_text(results)}\n\non: {environment.label}")
+    emit(arguments, "flash", environment, {**rows[0], "results": rows}, flash_text(results))
     return 0 if all(result.verified for result in results) else 1
 
 

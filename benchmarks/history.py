@@ -93,7 +93,63 @@ KINDS: Mapping[str, Kind] = {
     "energy": Kind("", (Column("mJ/answer", "mj_per_answer"), Column("W", "watts", ".3g"))),
     "peers": SYSTEM,
     "fleet": SYSTEM,
+    "wire": Kind(
+        "rows",
+        (
+            Column("bytes/parameter", "bytes_per_parameter", ".4f"),
+            Column("cosine", "cosine", ".3f"),
+            Column("encode s", "encode_s", ".3g"),
+            Column("decode s", "decode_s", ".3g"),
+            Column("peak, of update", "peak_times", ".1f"),
+        ),
+        (0, 2, 3),
+    ),
+    "accuracy-bytes": Kind(
+        "rows",
+        (
+            Column("accuracy", "accuracy_mean", ".4f"),
+            Column("+-", "accuracy_std", ".4f"),
+            Column("times fewer up", "ratio_up", ".1f"),
+            Column("times fewer down", "ratio_down", ".1f"),
+            Column("cosine up", "cosine_up", ".2f"),
+            Column("rounds to target", "rounds_to_target", ".1f"),
+        ),
+        (0, 2),
+    ),
+    "strategies": Kind(
+        "rows",
+        (
+            Column("held out", "accuracy_mean", ".4f"),
+            Column("+-", "accuracy_std", ".4f"),
+            Column("last rounds", "accuracy_last_rounds", ".4f"),
+            Column("worst drop", "worst_drop", ".4f"),
+            Column("own data", "own_mean", ".4f"),
+            Column("tuned", "tuned_mean", ".4f"),
+        ),
+        (0, 4),
+    ),
+    "aggregate": Kind(
+        "",
+        (
+            Column("ms/update", "s_per_update", ".3f", 1e3),
+            Column("NumPy ms", "numpy_s_per_update", ".3f", 1e3),
+            Column("ours/NumPy", "ratio_numpy", ".1f"),
+            Column("peak MB", "peak_rss_mb", ".0f"),
+        ),
+    ),
+    "flash": Kind(
+        "results",
+        (
+            Column("ours s", "ours_s", ".2f"),
+            Column("of it read back s", "ours_read_back_s", ".2f"),
+            Column("bmaptool s", "bmaptool_s", ".2f"),
+            Column("dd s", "dd_s", ".2f"),
+            Column("x bmaptool", "ours_against_bmaptool", ".2f"),
+            Column("x dd", "ours_against_dd", ".2f"),
+        ),
+    ),
 }
+NAMED_BY = ("file", "profile", "strategy", "codec", "compression")  # a row's name is the first that it has
 
 
 def rows_of(result: Result) -> list[tuple[str, Result]]:
@@ -114,7 +170,8 @@ def rows_of(result: Result) -> list[tuple[str, Result]]:
 
 
 def _name(row: Result, key: str) -> str:
-    words = [Path(str(row["file"])).name if "file" in row else key]
+    named = next((name for name in NAMED_BY if name in row), None)
+    words = [key if named is None else Path(str(row[named])).name if named == "file" else str(row[named])]
     if "xnnpack" in row:
         words += [str(row["runtime"]), f"{row['threads']} thr."]
         words += [] if row["xnnpack"] else ["no XNNPACK"]

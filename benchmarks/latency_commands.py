@@ -7,8 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.by_op import benchmark_ops, ops_text
+from benchmarks.errors import BenchmarkError
 from benchmarks.latency import benchmark_latency
-from benchmarks.latency_words import OPERATORS, verdict
+from benchmarks.latency_words import verdict
 from benchmarks.output import add_saving, emit
 from benchmarks.runtimes import benchmark_runtimes
 from benchmarks.text import latency_text
@@ -27,6 +29,7 @@ def add_latency(commands: Commands) -> None:
         "how fast TFLite files answer, warm-up apart",
         "bramble-bench latency float32.tflite int8.tflite --threads 1,4",
         "bramble-bench latency model.tflite --xnnpack on,off --batch 1,8 --save today.json",
+        "bramble-bench latency model.tflite --by-op",
     )
     parser.add_argument("models", type=Path, nargs="+", metavar="MODEL", help="TFLite files")
     parser.add_argument(
@@ -37,6 +40,9 @@ def add_latency(commands: Commands) -> None:
     )
     parser.add_argument(
         "--batch", type=counts, metavar="N,N", help="examples at a time (default: as the file says)"
+    )
+    parser.add_argument(
+        "--by-op", action="store_true", help="time every op alone too: where the time goes; some seconds more"
     )
     parser.add_argument(
         "--runtimes",
@@ -76,6 +82,8 @@ def add_latency(commands: Commands) -> None:
 
 
 def _latency(arguments: argparse.Namespace) -> int:
+    if arguments.by_op and arguments.batch:
+        raise BenchmarkError("--by-op times the ops as the file has them: leave --batch out")
     rule = TimingRule(warm_up_s=arguments.warm_up, precision=arguments.precision, max_s=arguments.max_seconds)
     options: dict[str, Any] = {
         "threads": arguments.threads,
@@ -96,9 +104,15 @@ def _latency(arguments: argparse.Namespace) -> int:
             )
         else:
             results = benchmark_latency(arguments.models, **options, rule=rule, report=report)
+        ops = benchmark_ops(results, arguments.python, report=report) if arguments.by_op else []
     words = verdict(results)
-    plain = {"models": [asdict(result) for result in results], "operators": OPERATORS, "verdict": words}
-    return emit(arguments, "latency", environment, plain, f"{latency_text(results)}\n\n{words}")
+    plain = {
+        "models": [asdict(result) for result in results],
+        "operators": [asdict(each) for each in ops],
+        "verdict": words,
+    }
+    text = "\n\n".join(filter(None, [latency_text(results), ops_text(ops), words]))
+    return emit(arguments, "latency", environment, plain, text)
 
 
 def _switches(text: str) -> tuple[bool, ...]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from benchmarks.latency import LatencyResult
 
 RUNS_FOR_P99 = 200  # below, the slowest hundredth is one run or none
-OPERATORS = "per operator: neither runtime's Python interface has a profiler"
 
 
 def verdict(results: Sequence[LatencyResult]) -> str:

@@ -1,7 +1,8 @@
 """The one envelope of all results, how they are printed, and where they are kept.
 
 A result is a JSON object: ``schema``, ``benchmark``, ``at`` (UTC), ``environment`` and the benchmark's own
-figures. docs/benchmarks.md describes it.
+figures. ``--save`` and ``--history`` always write it, and ``--json`` prints it; commands that compare codecs
+or strategies print its rows alone, as a list. docs/benchmarks.md describes it.
 """
 
 from __future__ import annotations
@@ -48,15 +49,24 @@ def emit(
     environment: Environment,
     plain: Mapping[str, Any],
     text: str,
+    *,
+    rows: str = "",
 ) -> int:
-    """Print a result, as JSON or as text with the machine under it, and keep it where asked; 0."""
+    """Print a result, as JSON or as text with the machine under it, and keep it where asked; 0.
+
+    `rows` is the key of a list that JSON prints alone, each row with the machine in it: one that is cut out
+    still says where it was measured.
+    """
     document = envelope(kind, environment, plain)
     if (file := getattr(arguments, "save", None)) is not None:
         _write(file, json.dumps(document, indent=2) + "\n", "w")
     if (history := getattr(arguments, "history", None)) is not None:
         history.parent.mkdir(parents=True, exist_ok=True)
         _write(history, json.dumps(document) + "\n", "a")
-    if arguments.json:
+    if arguments.json and rows:
+        shared = {"benchmark": kind, "environment": document["environment"]}
+        print(json.dumps([row | shared for row in document[rows]], indent=2))
+    elif arguments.json:
         print(json.dumps(document, indent=2))
     else:
         print(text if kind == "environment" else f"{text}\n\non: {environment.label}")

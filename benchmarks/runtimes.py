@@ -44,7 +44,7 @@ def benchmark_runtimes(
     Raises:
         BenchmarkError: a runtime is in none of the environments, or a file cannot be measured there.
     """
-    homes = {name: _home_of(name, [Path(sys.executable), *pythons]) for name in runtimes}
+    homes = {name: home_of(name, [Path(sys.executable), *pythons]) for name in runtimes}
     results = []
     for number, (name, python) in enumerate(homes.items()):
         report(f"under {name}", number / len(homes))
@@ -64,7 +64,8 @@ def benchmark_runtimes(
     return results
 
 
-def _home_of(runtime: str, pythons: Sequence[Path]) -> Path:
+def home_of(runtime: str, pythons: Sequence[Path]) -> Path:
+    """The first Python that has a runtime; raise `BenchmarkError` where none has."""
     if runtime not in RUNTIMES:
         raise BenchmarkError(f"unknown runtime {runtime!r}; known are {', '.join(RUNTIMES)}")
     for python in pythons:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 
 from benchmarks.federation_options import add_federation, add_plot, plan_of
+from benchmarks.output import add_saving, emit
 from benchmarks.strategies_text import draw_strategies, strategies_text
 from compression.command_line import Commands, command, count, names
 from compression.progress import progress_bar
 from compression.spec import Optimizer
-from edge_client.measure.environment import facts, read_environment
+from edge_client.measure.environment import read_environment
 
 OPTIMIZERS: tuple[Optimizer, ...] = ("sgd", "momentum", "nesterov", "adam", "adamw")
 SGD_RATE = 0.05
@@ -45,6 +45,7 @@ def add_strategies(commands: Commands) -> None:
         "--fine-tune", type=count, default=0, metavar="EPOCHS", help="of each client alone after the rounds"
     )
     add_plot(parser, "accuracy by round")
+    add_saving(parser)
 
 
 def _strategies(arguments: argparse.Namespace) -> int:
@@ -66,9 +67,5 @@ def _strategies(arguments: argparse.Namespace) -> int:
         )
     if arguments.plot is not None:
         draw_strategies(results, arguments.plot)
-    if arguments.json:
-        shared = {"benchmark": "strategies", "environment": facts(environment)}
-        print(json.dumps([asdict(result) | shared for result in results], indent=2))
-    else:
-        print(f"{strategies_text(results)}\n\non: {environment.label}")
-    return 0
+    plain = {"rows": [asdict(result) for result in results]}
+    return emit(arguments, "strategies", environment, plain, strategies_text(results), rows="rows")

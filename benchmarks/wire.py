@@ -9,8 +9,9 @@ subtraction, whatever the codec.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -44,6 +45,10 @@ class WireResult:
     peak_mb: float  # of encoding or decoding, whichever takes more, results included and the update not
     peak_times: float  # the same in float32 updates
     runs: int
+    encode_cpu_s: tuple[
+        float, ...
+    ] = ()  # of the processor, each run's, at most 200: what two results differ in
+    decode_cpu_s: tuple[float, ...] = ()
 
 
 def benchmark_wire(
@@ -80,7 +85,7 @@ def benchmark_wire(
     return results
 
 
-def _result(name: str, paper: str, parameters: int, answer: dict[str, float]) -> WireResult:
+def _result(name: str, paper: str, parameters: int, answer: Mapping[str, Any]) -> WireResult:
     float32_mb = 4 * parameters / 1e6
     return WireResult(
         profile=name,
@@ -96,6 +101,8 @@ def _result(name: str, paper: str, parameters: int, answer: dict[str, float]) ->
         peak_mb=answer["peak_mb"],
         peak_times=answer["peak_mb"] / float32_mb,
         runs=int(answer["runs"]),
+        encode_cpu_s=tuple(answer["encode_cpu_s"]),
+        decode_cpu_s=tuple(answer["decode_cpu_s"]),
     )
 
 

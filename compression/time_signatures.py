@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
 
 def installed_runtime() -> str | None:
     """Name and version of the runtime that `main` would time, without loading it."""
-    for name in RUNTIMES:
+    for name in _wanted():
         try:
             return f"{name} {version(name)}"
         except PackageNotFoundError:
@@ -65,14 +65,16 @@ def installed_runtime() -> str | None:
     return None
 
 
+def _wanted() -> list[str]:
+    """As BRAMBLE_RUNTIME says, else in order of preference."""
+    return [name for name in RUNTIMES if os.environ.get("BRAMBLE_RUNTIME") in (None, "", name)]
+
+
 def load_runtime() -> tuple[str, ModuleType]:
     """The one that BRAMBLE_RUNTIME names, else the first there is; its name and its module."""
-    wanted = os.environ.get("BRAMBLE_RUNTIME")
-    for name, module in RUNTIMES.items():
-        if wanted not in (None, "", name):
-            continue
+    for name in _wanted():
         try:
-            return name, importlib.import_module(module)
+            return name, importlib.import_module(RUNTIMES[name])
         except ImportError:
             continue
     raise SystemExit(f"no TFLite runtime here: pip install {' or '.join(RUNTIMES)}")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.by_op import NoOpTimes, ops_text
 from benchmarks.cli import main
 from benchmarks.latency import benchmark_latency
 from compression.models.export import export_model
@@ -82,6 +83,17 @@ def test_latency_is_a_table_and_a_verdict(models: Path, capsys: pytest.CaptureFi
     assert main(["latency", str(models / "float32.tflite"), *QUICK]) == 0
     text = capsys.readouterr().out
     assert "p50 ms" in text and "float32.tflite answers in" in text and "on: " in text
+
+
+def test_the_ops_of_each_file_in_each_setting(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [models / "float32.tflite", models / "int8.tflite"]
+    found = json_of(capsys, "latency", *files, "--by-op", *QUICK)["operators"]
+    assert [each["model"] for each in found] == ["float32.tflite", "int8.tflite"]
+    assert all(each["sum_ms"] > 0 and each["whole_ms"] > 0 and "cut out" in each["method"] for each in found)
+    assert "QUANTIZE" in {op["op"] for op in found[1]["ops"]}
+    assert "leave --batch out" in error_of(capsys, "latency", *files, "--by-op", "--batch", "2")
+    skipped = NoOpTimes("model.tflite", "SIGSEGV ended the runtime")
+    assert ops_text([skipped]) == "model.tflite, by op: skipped, SIGSEGV ended the runtime"
 
 
 def test_the_median_is_that_of_a_bare_loop_within_3_percent(models: Path) -> None:

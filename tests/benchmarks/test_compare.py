@@ -115,6 +115,36 @@ def test_a_throttled_run_and_another_machine_are_said(tmp_path: Path) -> None:
     assert "machines differ: processor" in words and "was throttled" in words
 
 
+def accuracies(*values: float) -> dict[str, Any]:
+    row = {"codec": "small/float32", "accuracies": list(values), "bytes_up": 1000.0}
+    return {"benchmark": "accuracy-bytes", "rows": [row]}
+
+
+def test_accuracies_are_compared_seed_by_seed() -> None:
+    before = accuracies(0.90, 0.95, 0.97, 0.91, 0.94)
+    after = accuracies(*(value - 0.02 for value in before["rows"][0]["accuracies"]))
+    accuracy, size = compare_results(before, after).differences
+    assert (accuracy.what, size.what) == ("small/float32, accuracy", "small/float32, bytes up")
+    assert accuracy.change.changed and not size.change.changed
+    assert "small/float32, accuracy: 2 % lower." in verdict(compare_results(before, after))
+    mixed = accuracies(0.91, 0.94, 0.98, 0.90, 0.94)
+    assert not compare_results(before, mixed).changed
+
+
+def test_too_few_runs_tell_nothing_and_that_is_said() -> None:
+    """A flash is repeated three times; its first row, which stands at the top too, counts once."""
+    rows = [
+        {"compression": kind, "runs": {"ours": [1.0, 1.1, 1.0], "dd": [1.0] * 5}} for kind in ("xz", "zst")
+    ]
+    before = {"benchmark": "flash", **rows[0], "results": rows}
+    slower = [row | {"runs": {"ours": [9.0, 9.1, 9.2], "dd": [2.0] * 5}} for row in rows]
+    comparison = compare_results(before, {"benchmark": "flash", **slower[0], "results": slower})
+    assert [each.what for each in comparison.differences] == ["xz, ours", "xz, dd", "zst, ours", "zst, dd"]
+    assert [each.note for each in comparison.differences[:2]] == ["3 of 5 runs needed", ""]
+    assert [each.change.changed for each in comparison.differences[:2]] == [False, True]
+    assert "2 of 4 were measured too seldom to tell." in verdict(comparison)
+
+
 def test_what_cannot_be_compared_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = saved(tmp_path / "a.json", noisy(1))
     other = saved(tmp_path / "b.json", noisy(1), file="other.tflite")

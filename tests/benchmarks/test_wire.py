@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks.changes import compare_results, verdict
 from benchmarks.cli import main
 from benchmarks.codecs import CODECS
-from benchmarks.errors import BenchmarkError
+from benchmarks.output import read_results
 from benchmarks.wire import benchmark_wire, cosine, made_up_tensors, made_up_update
-from benchmarks.wire_child import MIN_RUNS, fastest, peak_bytes
+from benchmarks.wire_child import MIN_RUNS, peak_bytes, timed
 from edge_client.measure.children import run_child
+from edge_client.measure.errors import MeasureError
 
 QUICK = ("--parameters", "20000", "--max-seconds", "0")
 
@@ -47,6 +50,27 @@ def test_it_is_a_table_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split()[0] for line in text.splitlines()[2:4]] == ["small", "stc-1"]
 
 
+def test_what_it_saves_is_an_envelope_that_compare_and_report_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, history = tmp_path / "wire.json", tmp_path / "history.jsonl"
+    options = ["--codecs", "small,float32", "--save", str(file), "--history", str(history)]
+    assert main(["wire", *QUICK, *options, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    [saved], [kept] = read_results(file), read_results(history)
+    assert saved == kept and saved["benchmark"] == "wire"
+    shared = {"benchmark": "wire", "environment": saved["environment"]}
+    assert printed == [row | shared for row in saved["rows"]]
+    assert main(["report", str(file)]) == 0
+    assert "| small | 0." in capsys.readouterr().out
+    other = saved | {"rows": [row | {"payload_bytes": 2 * row["payload_bytes"]} for row in saved["rows"]]}
+    comparison = compare_results(saved, other)
+    changed = [each.what for each in comparison.differences if each.change.changed]
+    assert changed == ["small, payload", "float32, payload"]
+    assert {each.what for each in comparison.differences} >= {"small, encode", "float32, decode"}
+    assert "small, payload: 100 % larger." in verdict(comparison)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -65,7 +89,7 @@ def test_what_cannot_be_measured_is_one_line(
 
 
 def test_a_codec_that_fails_in_its_process_is_named() -> None:
-    with pytest.raises(BenchmarkError, match="unknown codec 'zip'"):
+    with pytest.raises(MeasureError, match="unknown codec 'zip'"):
         run_child("benchmarks.wire_child", ["zip", "1000", "0", "0"])
 
 
@@ -103,8 +127,8 @@ def test_the_cosine_by_hand() -> None:
 
 def test_the_fastest_run_does_not_count_the_first() -> None:
     runs: list[int] = []
-    best, count = fastest(lambda: runs.append(1), 0)
-    assert count == MIN_RUNS == len(runs) - 1 and 0 <= best < 1
+    found = timed(lambda: runs.append(1), 0)
+    assert len(found.cpu_s) == MIN_RUNS == len(runs) - 1 and 0 <= found.fastest_s < 1
 
 
 def test_peak_memory_counts_arrays_that_are_gone() -> None:
