@@ -19,68 +19,47 @@ fifth of what a device may use; dacite and cattrs take ``True`` for an int and `
 from __future__ import annotations
 
 import json
-import math
-import re
-import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
-from typing import (
-    Annotated,
-    Any,
-    ClassVar,
-    Literal,
-    TypeVar,
-    Union,
-    cast,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Annotated, Any, ClassVar, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from compression.errors import BrambleError
+from compression.field_checks import (
+    SHOWN_CHARACTERS,
+    Between,
+    Checker,
+    Constraint,
+    Length,
+    Matches,
+    checker,
+    is_union,
+    shown,
+)
+
+__all__ = [
+    "Between",
+    "Constraint",
+    "Json",
+    "Length",
+    "Matches",
+    "Record",
+    "RecordError",
+    "dumps",
+    "from_plain",
+    "loads",
+    "to_plain",
+]
 
 Json = Any  # what json.loads returns: None, bool, int, float, str, list, dict
 R = TypeVar("R", bound="Record")
-SHOWN_CHARACTERS = 80  # of a foreign value in an error message: logs stay readable
+Builder = Callable[[Json, str], Any]  # from JSON, and where it stands, to a field's value
+
+_SCALARS = frozenset((str, int, float, bool))
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 class RecordError(BrambleError, ValueError):
     """A value does not fit its record; the message names the field, the value and the rule."""
-
-
-@dataclass(frozen=True, slots=True)
-class Between:
-    """Bounds of a number, both included."""
-
-    low: float
-    high: float
-
-    def problem(self, value: Any) -> str | None:
-        return None if self.low <= value <= self.high else f"must be from {self.low} to {self.high}"
-
-
-@dataclass(frozen=True, slots=True)
-class Matches:
-    """A regular expression that the whole string matches."""
-
-    pattern: str
-
-    def problem(self, value: Any) -> str | None:
-        return None if re.fullmatch(self.pattern, value) else f"must match {self.pattern}"
-
-
-@dataclass(frozen=True, slots=True)
-class Length:
-    """Bounds of the number of characters, items or keys, both included."""
-
-    low: int
-    high: int
-
-    def problem(self, value: Any) -> str | None:
-        return None if self.low <= len(value) <= self.high else f"must hold {self.low} to {self.high}"
-
-
-Constraint = Between | Matches | Length
 
 
 class Record:
@@ -96,15 +75,20 @@ class Record:
     TAG_KEY: ClassVar[str] = "type"  # ... and the JSON key under which it stands
 
     def __post_init__(self) -> None:
-        for name, kind in _hints(type(self)).items():
-            _check(kind, getattr(self, name), f"{type(self).__name__}.{name}")
+        for name, check in _plan(type(self)).checks:
+            if (problem := check(getattr(self, name))) is not None:
+                raise RecordError(f"{type(self).__name__}.{name}{problem}")
 
 
 def to_plain(value: Any) -> Json:
     """The record as dicts, lists and scalars, ready for JSON."""
+    if value is None or type(value) in _SCALARS:
+        return value
     if isinstance(value, Record):
-        tag = {value.TAG_KEY: value.TAG} if value.TAG else {}
-        return tag | {name: to_plain(getattr(value, name)) for name in _hints(type(value))}
+        plain = {value.TAG_KEY: value.TAG} if value.TAG else {}
+        for name in _hints(type(value)):
+            plain[name] = to_plain(getattr(value, name))
+        return plain
     if isinstance(value, tuple):
         return [to_plain(item) for item in value]
     if isinstance(value, Mapping):
@@ -120,24 +104,25 @@ def from_plain(cls: type[R], plain: Json, where: str = "") -> R:
     """
     where = where or cls.__name__
     if not isinstance(plain, dict):
-        raise RecordError(f"{where}: expected a table, got {_shown(plain)}")
+        raise RecordError(f"{where}: expected a table, got {shown(plain)}")
     given = dict(plain)
     if cls.TAG and (tag := given.pop(cls.TAG_KEY, None)) != cls.TAG:
-        raise RecordError(f"{where}: expected {cls.TAG_KEY} {cls.TAG!r}, got {_shown(tag)}")
-    hints = _hints(cls)
-    if unknown := sorted(key for key in given if key not in hints):
-        raise RecordError(f"{where}: unknown key {_shown(unknown[0])}; known are {', '.join(hints)}")
-    if missing := [name for name in _required(cls) if name not in given]:
-        raise RecordError(f"{where}: {missing[0]} is missing")
-    return cls(**{name: _build(hints[name], item, f"{where}.{name}") for name, item in given.items()})
+        raise RecordError(f"{where}: expected {cls.TAG_KEY} {cls.TAG!r}, got {shown(tag)}")
+    plan = _plan(cls)
+    if unknown := sorted(key for key in given if key not in plan.builders):
+        raise RecordError(f"{where}: unknown key {shown(unknown[0])}; known are {', '.join(plan.builders)}")
+    for name in plan.required:
+        if name not in given:
+            raise RecordError(f"{where}: {name} is missing")
+    for name, item in given.items():
+        if (build := plan.builders[name]) is not None:
+            given[name] = build(item, f"{where}.{name}")
+    return cls(**given)
 
 
 def dumps(record: Record) -> bytes:
     """The canonical JSON of a record, UTF-8."""
-    text = json.dumps(
-        to_plain(record), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
-    return text.encode("utf-8", "strict")
+    return _CANONICAL.encode(to_plain(record)).encode("utf-8", "strict")
 
 
 def loads(cls: type[R], data: bytes, *, max_bytes: int) -> R:
@@ -171,89 +156,91 @@ def _hints(cls: type[Record]) -> Mapping[str, Any]:
     return _HINTS[cls]
 
 
-def _required(cls: type[Record]) -> tuple[str, ...]:
-    return tuple(
-        field.name
-        for field in fields(cast(Any, cls))
-        if field.default is MISSING and field.default_factory is MISSING
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What a class's annotations come to: how its fields are checked, and how they are built from JSON."""
+
+    checks: tuple[tuple[str, Checker], ...]
+    builders: Mapping[str, Builder | None]  # None: as JSON has it
+    required: tuple[str, ...]
+
+
+_PLANS: dict[type, _Plan] = {}  # reading annotations is slow: once a class
+
+
+def _plan(cls: type[Record]) -> _Plan:
+    if (known := _PLANS.get(cls)) is not None:
+        return known
+    hints = _hints(cls)
+    return _PLANS.setdefault(
+        cls,
+        _Plan(
+            checks=tuple((name, checker(kind)) for name, kind in hints.items()),
+            builders={name: _builder(kind) for name, kind in hints.items()},
+            required=tuple(
+                field.name
+                for field in fields(cast(Any, cls))
+                if field.default is MISSING and field.default_factory is MISSING
+            ),
+        ),
     )
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "..."
-
-
-def _is_union(kind: Any) -> bool:
-    return get_origin(kind) in (Union, types.UnionType)
-
-
-def _build(kind: Any, plain: Json, where: str) -> Any:
-    """Turn JSON's lists and dicts into the tuples and records that `kind` asks for."""
+def _builder(kind: Any) -> Builder | None:
+    """What turns JSON's lists and dicts into the tuples and records that `kind` asks for."""
     origin, args = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        return _build(args[0], plain, where)
-    if _is_union(kind):
-        if plain is None:
-            return None
-        return _build(_chosen(args, plain, where), plain, where)
-    if origin is tuple and isinstance(plain, list):
-        return tuple(_build(args[0], item, f"{where}[{index}]") for index, item in enumerate(plain))
-    if origin in (dict, Mapping) and isinstance(plain, dict):
-        return {key: _build(args[1], item, f"{where}.{key}") for key, item in plain.items()}
+        return _builder(args[0])
+    if is_union(kind):
+        return _build_option(args)
+    if origin is tuple:
+        return _build_items(_builder(args[0]))
+    if origin in (dict, Mapping):
+        return _build_mapping(_builder(args[1]))
     if isinstance(kind, type) and issubclass(kind, Record):
-        return from_plain(kind, plain, where)
-    if kind is float and type(plain) is int:
-        return float(plain)
-    return plain
+        return lambda plain, where: from_plain(kind, plain, where)
+    if kind is float:
+        return lambda plain, _where: float(plain) if type(plain) is int else plain
+    return None
 
 
-def _chosen(options: tuple[Any, ...], plain: Json, where: str) -> Any:
-    candidates = [option for option in options if option is not type(None)]
-    if len(candidates) == 1:
-        return candidates[0]
-    key = next((option.TAG_KEY for option in candidates if hasattr(option, "TAG_KEY")), "type")
+def _build_option(args: tuple[Any, ...]) -> Builder | None:
+    options = [option for option in args if option is not type(None)]
+    if len(options) == 1:
+        inner = _builder(options[0])
+        return inner and (lambda plain, where: None if plain is None else inner(plain, where))
+    return lambda plain, where: (
+        None if plain is None else from_plain(_chosen(options, plain, where), plain, where)
+    )
+
+
+def _build_items(inner: Builder | None) -> Builder:
+    def build(plain: Json, where: str) -> Any:
+        if not isinstance(plain, list):
+            return plain
+        if inner is None:
+            return tuple(plain)
+        return tuple(inner(item, f"{where}[{index}]") for index, item in enumerate(plain))
+
+    return build
+
+
+def _build_mapping(inner: Builder | None) -> Builder:
+    def build(plain: Json, where: str) -> Any:
+        if not isinstance(plain, dict):
+            return plain
+        if inner is None:
+            return dict(plain)
+        return {key: inner(item, f"{where}.{key}") for key, item in plain.items()}
+
+    return build
+
+
+def _chosen(options: Sequence[Any], plain: Json, where: str) -> type[Record]:
+    key = next((option.TAG_KEY for option in options if hasattr(option, "TAG_KEY")), "type")
     tag = plain.get(key) if isinstance(plain, dict) else None
-    for option in candidates:
+    for option in options:
         if isinstance(option, type) and issubclass(option, Record) and tag == option.TAG:
             return option
-    known = ", ".join(getattr(option, "TAG", "") for option in candidates)
-    raise RecordError(f"{where}: unknown {key} {_shown(tag)}; known are {known}")
-
-
-def _check(kind: Any, value: Any, where: str) -> None:  # noqa: PLR0912 - one branch a kind reads best
-    origin, args = get_origin(kind), get_args(kind)
-    if origin is Annotated:
-        _check(args[0], value, where)
-        for constraint in args[1:]:
-            if problem := constraint.problem(value):
-                raise RecordError(f"{where} {problem}, got {_shown(value)}")
-    elif _is_union(kind):
-        if value is None and type(None) in args:
-            return
-        options = [option for option in args if option is not type(None)]
-        if len(options) == 1:
-            _check(options[0], value, where)
-        elif type(value) not in options:
-            raise RecordError(f"{where}: {_shown(value)} is none of the records it may hold")
-    elif origin is Literal:
-        if not any(type(value) is type(option) and value == option for option in args):
-            raise RecordError(f"{where} must be one of {', '.join(map(str, args))}, got {_shown(value)}")
-    elif origin is tuple:
-        _require(isinstance(value, tuple), where, "a tuple", value)
-        for index, item in enumerate(value):
-            _check(args[0], item, f"{where}[{index}]")
-    elif origin in (dict, Mapping):
-        _require(isinstance(value, Mapping), where, "a mapping", value)
-        for key, item in value.items():
-            _check(args[0], key, f"{where} key")
-            _check(args[1], item, f"{where}.{_shown(key)}")
-    elif kind is float:
-        _require(type(value) is float and math.isfinite(value), where, "a finite number", value)
-    else:
-        _require(type(value) is kind, where, kind.__name__, value)
-
-
-def _require(holds: bool, where: str, wanted: str, value: Any) -> None:
-    if not holds:
-        raise RecordError(f"{where} must be {wanted}, got {_shown(value)}")
+    known = ", ".join(getattr(option, "TAG", "") for option in options)
+    raise RecordError(f"{where}: unknown {key} {shown(tag)}; known are {known}")
