@@ -23,6 +23,7 @@ from compression.models.tflite_file import read_tflite
 from compression.records import Record, dumps, loads
 from compression.spec import ModelSpec
 from compression.tf import quiet
+from edge_client.health import MEGABYTE
 from edge_client.session.blobs import BlobStore
 from edge_client.wire.blobs import Digest
 from edge_client.wire.messages import Number, Result
@@ -65,7 +66,7 @@ class Calibrating:
         """What the devices are asked for the newest weights; the program is made when first asked.
 
         Raises:
-            CalibrationError: the model cannot be made into such a program.
+            CalibrationError: the model cannot be made into such a program, or into one that is too large.
         """
         digest = versions.latest.digest
         known = self._read(PLAN, PlanRecord)
@@ -141,9 +142,16 @@ class Calibrating:
         try:
             with quiet():
                 model = trained_model(self._config.model, spec, versions.weights)
-                return range_program(model, len(spec.classes))
+                program = range_program(model, len(spec.classes))
         except BrambleError as exc:
             raise CalibrationError(f"the program that finds ranges cannot be made: {exc}") from exc
+        size, most = len(program.tflite) / MEGABYTE, self._config.release.ranges.max_program_mb
+        if size > most:
+            raise CalibrationError(
+                f"the program that finds ranges is {size:.1f} MB, which each device would fetch: raise "
+                f"release.ranges.max_program_mb ({most:g}), or calibrate on the server"
+            )
+        return program
 
     def _read(self, fact: str, kind: type[R]) -> R | None:
         text = self._ledger.fact(fact)

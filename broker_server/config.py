@@ -130,6 +130,7 @@ class RangesConfig(Record):
     examples: Annotated[int, Between(1, MAX_RANGE_EXAMPLES)] = 200  # of each device, at most
     clip_percent: Annotated[float, Between(0.0, 25.0)] = 0.0  # of each example's extremes that do not count
     noise: Annotated[float, Between(0.0, 1.0)] = 0.0  # added to each bound, share of the range
+    max_program_mb: Annotated[float, Between(0.001, 128)] = 32.0  # to fetch: the whole network in float32
 
 
 @dataclass(frozen=True, slots=True)

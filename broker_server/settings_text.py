@@ -100,6 +100,7 @@ COMMENTS: Mapping[str, str] = {
     "release.ranges.examples": "of each device's own, at most",
     "release.ranges.clip_percent": "of an example's values at either end that do not count",
     "release.ranges.noise": "added to each bound, share of the range",
+    "release.ranges.max_program_mb": "of what each device fetches for it: the network in float32",
     "release.wait_s": "seconds for the devices' reports",
     "release.gate.max_accuracy_drop": "against the float32 weights",
     "release.gate.max_latency_ms": "of one answer",

@@ -22,6 +22,7 @@ from broker_server.rounds.machine import (
     RetryStage,
     Rules,
     RunState,
+    Skipped,
     Stage,
     Started,
     StartStage,
@@ -349,3 +350,47 @@ def test_a_run_always_ends(
 def test_while_the_server_is_at_work_time_changes_nothing(phase: str) -> None:
     state = replace(RunState(STAGES), phase=phase, cohort=frozenset("ab"))
     assert step(state, Tick(), RULES, 1e9) == (state, ())
+
+
+# ---- a stage that a run can do without ----
+
+CALIBRATE = (Stage("evaluate", 2), Stage("calibrate", 2))
+
+
+def calibrating(*devices: str) -> Course:
+    """At the beginning of the second stage of two, with these devices online."""
+    course = Course()
+    course.state = RunState(CALIBRATE)
+    course.working(*devices)
+    course.feed(1.0, *[Reported(device) for device in devices])
+    course.feed(1.0, Closed())
+    return course
+
+
+def test_a_stage_that_a_run_can_do_without_is_closed_with_too_few_after_two_tries() -> None:
+    course = calibrating("a", "b", "c")
+    course.feed(1.0, Started(8))
+    failures = [Reported(device, "too little memory") for device in ("b", "c")]
+    assert course.feed(2.0, Reported("a"), *failures) == [
+        RetryStage(CALIBRATE[1], 8, "1 of the 2 results needed (too little memory)")
+    ]
+    (start,) = course.feed(2.0 + RULES.retry_s, Tick())
+    assert start == StartStage(CALIBRATE[1], ("b", "c"))
+    course.feed(8.0, Started(9))
+    why = {"b": "too little memory", "c": "too little memory"}
+    assert course.feed(9.0, *failures) == [CloseStage(CALIBRATE[1], 9, ("a",), why)]
+    assert course.feed(9.0, Closed()) == [FinishRun()]
+
+
+def test_such_a_stage_does_not_wait_for_ever_for_its_quorum() -> None:
+    course = Course()
+    course.state = RunState(CALIBRATE, index=1)
+    assert course.feed(59.0, Joined("a"), Tick()) == []
+    assert course.feed(60.0, Tick()) == [CloseStage(CALIBRATE[1], 0, (), {})]
+
+
+def test_such_a_stage_whose_task_cannot_be_made_is_closed_empty() -> None:
+    course = calibrating("a", "b", "c")
+    assert course.commands[-1] == StartStage(CALIBRATE[1], ("a", "b", "c"))
+    assert course.feed(2.0, Skipped()) == [CloseStage(CALIBRATE[1], 7, (), {})]
+    assert course.feed(2.0, Skipped()) == []  # nothing to skip any more
