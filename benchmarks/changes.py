@@ -19,6 +19,7 @@ WORDS: Mapping[Sort, tuple[str, str]] = {
     "accuracy": ("higher", "lower"),
 }
 SAME_MACHINE = ("label", "processor", "governor", "cores")
+ROWS = ("models", "devices")  # of results whose rows say whether they were throttled
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +91,22 @@ def _difference(before: Measure, after: Measure, floor: float) -> Difference:
 
 
 def _warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
-    for key in SAME_MACHINE:
-        one, other = (result.get("environment", {}).get(key) for result in (before, after))
-        if one != other:
-            yield f"the machines differ: {key} was {one}, is {other}"
-    if any(row.get("throttled") for result in (before, after) for row in result.get("models", [])):
+    machines, others = _machines(before), _machines(after)
+    for name in machines.keys() & others.keys():
+        for key in SAME_MACHINE:
+            one, other = machines[name].get(key), others[name].get(key)
+            if one != other:
+                yield f"the machines differ: {name or 'its'} {key} was {one}, is {other}"
+    rows = (row for result in (before, after) for key in ROWS for row in result.get(key, []))
+    if any(row.get("throttled") for row in rows):
         yield "one of the two was throttled: its times are not the program's"
+
+
+def _machines(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """What was measured on, by the device's name; of a result of one machine without a name."""
+    if (rows := result.get("devices")) is None:
+        return {"": result.get("environment", {})}
+    return {str(row["device"]): row["environment"] for row in rows if "environment" in row}
 
 
 def verdict(comparison: Comparison) -> str:

@@ -118,7 +118,7 @@ class Leader(threading.Thread):
     def __init__(self, config: ServerConfig, folder: Path) -> None:
         super().__init__(name="leader", daemon=True)
         self._config, self._folder = config, folder
-        self._stop = threading.Event()
+        self._told = threading.Event()
         self.problem: BrambleError | OSError | None = None
 
     def run(self) -> None:
@@ -127,7 +127,7 @@ class Leader(threading.Thread):
             with fleet_broker(self._config, self._folder) as broker:
                 server = Server(self._config, broker, NullObserver())
                 with closing(server.stages.ledger):
-                    server.roll_out(self._stop)
+                    server.roll_out(self._told)
         except (BrambleError, OSError) as exc:
             self.problem = exc
 
@@ -139,7 +139,7 @@ class Leader(threading.Thread):
 
     def stop(self) -> None:
         """Come to an end."""
-        self._stop.set()
+        self._told.set()
         self.join()
 
 

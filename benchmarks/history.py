@@ -93,6 +93,18 @@ KINDS: Mapping[str, Kind] = {
     "energy": Kind("", (Column("mJ/answer", "mj_per_answer"), Column("W", "watts", ".3g"))),
     "peers": SYSTEM,
     "fleet": SYSTEM,
+    "fleet-latency": Kind(
+        "devices",
+        (
+            Column("p50 ms", "timings.p50_ms"),
+            Column("p90 ms", "timings.p90_ms"),
+            Column("p99 ms", "timings.p99_ms"),
+            Column("load ms", "load_ms"),
+            Column("cold start ms", "cold_start.process_ms", ".0f"),
+            Column("peak MB", "cold_start.peak_rss_mb", ".0f"),
+            Column("C after", "conditions.temperature_after_c", ".0f"),
+        ),
+    ),
     "wire": Kind(
         "rows",
         (
@@ -176,7 +188,7 @@ def _name(row: Result, key: str) -> str:
         words += [str(row["runtime"]), f"{row['threads']} thr."]
         words += [] if row["xnnpack"] else ["no XNNPACK"]
         words += [f"batch {row['batch']}"] if row.get("batch") else []
-    return ", ".join(word for word in words if word)
+    return ", ".join(word for word in [str(row.get("device", "")), *words] if word)
 
 
 def title_of(result: Result) -> str:
