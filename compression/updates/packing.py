@@ -18,14 +18,18 @@ MAGIC = b"BRWT"
 _ID_BYTES = 8
 
 
-def pack_model(weights: Weights) -> bytes:
-    """All tensors, bit for bit; raise `CodecError` for a value that is not finite."""
+def pack_model(weights: Weights, *, quick: bool = False) -> bytes:
+    """All tensors, bit for bit; raise `CodecError` for a value that is not finite.
+
+    `quick` is for what is made every round and hardly ever fetched (`floats.squeeze`).
+    """
     for name, array in weights.items():
         if array.dtype != np.float32 or not np.isfinite(array).all():
             raise CodecError(f"{name} is not float32, or holds a value that is not finite")
     writer = Writer(MAGIC, 0)
     writer.fields(_layout_id((name, array.shape) for name, array in weights.items()))
-    write_exact(np.concatenate([np.zeros(0, np.float32), *(a.ravel() for a in weights.values())]), writer)
+    values = np.concatenate([np.zeros(0, np.float32), *(a.ravel() for a in weights.values())])
+    write_exact(values, writer, quick=quick)
     return writer.finish()
 
 

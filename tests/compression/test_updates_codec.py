@@ -297,9 +297,10 @@ def test_what_cannot_be_coded_is_named() -> None:
 # ---- whole models ----
 
 
-def test_a_packed_model_comes_back_bit_for_bit_and_is_smaller() -> None:
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_packed_model_comes_back_bit_for_bit_and_is_smaller(quick: bool) -> None:
     weights = update(9)
-    packed = pack_model(weights)
+    packed = pack_model(weights, quick=quick)
     assert bits(unpack_model(packed, CNN)) == bits(weights)
     assert len(packed) < 0.9 * 4 * flat(weights).size
 
@@ -310,6 +311,13 @@ def test_a_fresh_model_of_zeros_and_ones_packs_to_almost_nothing() -> None:
     packed = pack_model(weights)
     assert len(packed) < 500
     assert bits(unpack_model(packed, tensors)) == bits(weights)
+
+
+def test_a_model_packed_quickly_is_little_larger() -> None:
+    weights = {"w": np.random.default_rng(4).standard_normal((300, 200)).astype(np.float32)}
+    assert len(pack_model(weights, quick=True)) < 1.05 * len(pack_model(weights))
+    none = {"w": np.zeros((300, 200), np.float32)}
+    assert len(pack_model(none, quick=True)) < 2000
 
 
 def test_a_large_plane_of_repeated_values_is_found_out() -> None:
