@@ -96,7 +96,7 @@ def _warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[s
         for key in SAME_MACHINE:
             one, other = machines[name].get(key), others[name].get(key)
             if one != other:
-                yield f"the machines differ: {name or 'its'} {key} was {one}, is {other}"
+                yield f"the machines differ: {f'{name} {key}'.strip()} was {one}, is {other}"
     rows = (row for result in (before, after) for key in ROWS for row in result.get(key, []))
     if any(row.get("throttled") for row in rows):
         yield "one of the two was throttled: its times are not the program's"
