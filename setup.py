@@ -46,9 +46,12 @@ SERVER = [
 
 MLFLOW = ["mlflow-skinny>=2.14"]  # the client; a server is whatever the house has
 
+METER = ["pyserial>=3.5"]  # a USB meter in a Pi's supply line, for `bramble-bench energy`
+
 DEV = [
     *SERVER,
     *MLFLOW,
+    *METER,
     "hypothesis>=6.100",
     "mypy>=1.11",
     "pytest>=8",
@@ -56,6 +59,7 @@ DEV = [
     "ruff>=0.6",
     "types-jsonschema",
     "types-psutil",
+    "types-pyserial",
     "types-PyYAML",
 ]
 
@@ -76,7 +80,7 @@ setup(
     package_data={name: ["py.typed"] for name in PACKAGES}
     | {"provisioning.customise": ["firstrun.sh", "schemas/*"], "edge_client.inference": ["page.html"]},
     install_requires=["numpy>=1.24"],
-    extras_require={"edge": EDGE, "server": SERVER, "mlflow": MLFLOW, "dev": DEV},
+    extras_require={"edge": EDGE, "server": SERVER, "mlflow": MLFLOW, "meter": METER, "dev": DEV},
     entry_points={
         "console_scripts": [
             "bramble-server = broker_server.cli:main",

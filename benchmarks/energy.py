@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.models import read_model
-from benchmarks.power import Integral, Meter, find_meter, typical_watts
+from benchmarks.power import Integral, PowerMeter, find_meter, typical_watts
 from edge_client.measure.model import LoadedModel, open_model
 from edge_client.wire.measurement import Environment
 
@@ -17,7 +17,7 @@ Report = Callable[[str, float], None]
 ESTIMATE = "estimate"
 NO_METER = (
     "no power sensor (INA219, INA226, INA260 under hwmon or IIO) and no figure for this board: "
-    "give what a meter in the supply shows with --watts"
+    "name a USB meter with --meter, or give what one in the supply shows with --watts"
 )
 
 
@@ -48,6 +48,7 @@ def benchmark_energy(
     path: Path,
     environment: Environment,
     *,
+    meter: PowerMeter | None = None,
     watts: float | None = None,
     for_s: float = 10.0,
     root: Path = Path("/"),
@@ -58,6 +59,7 @@ def benchmark_energy(
     Args:
         path: of the TFLite file.
         environment: whose board the estimate is of.
+        meter: that is in the supply line; None for a sensor of the board, or an estimate.
         watts: of the whole board while it computes, from a meter that people read.
         for_s: seconds at rest, and at work.
         root: where /sys is.
@@ -67,20 +69,19 @@ def benchmark_energy(
         BenchmarkError: the file cannot be measured, the sensor cannot be read, or there is nothing to go by.
     """
     data, _ = read_model(path)
-    meter = find_meter(root) if watts is None else None
+    if meter is None and watts is None:
+        meter = find_meter(root)
     drawn = watts if watts is not None else typical_watts(environment.board)
     if meter is None and (drawn is None or (environment.emulated and watts is None)):
         raise BenchmarkError(NO_METER)
     try:
         model = open_model(data, threads=1)
         model.run()
-        if meter is not None:
-            return _measured(path, model, meter, for_s, report)
-        return _estimated(
-            path, model, drawn or 0.0, watts is not None, for_s, report, environment.board or ""
-        )
     except (ValueError, RuntimeError) as exc:
         raise BenchmarkError(f"{path}: {str(exc).strip().splitlines()[0]}") from exc
+    if meter is not None:
+        return _measured(path, model, meter, for_s, report)
+    return _estimated(path, model, drawn or 0.0, watts is not None, for_s, report, environment.board or "")
 
 
 def _estimated(
@@ -101,15 +102,15 @@ def _estimated(
     )
 
 
-def _measured(path: Path, model: LoadedModel, meter: Meter, for_s: float, report: Report) -> EnergyResult:
+def _measured(
+    path: Path, model: LoadedModel, meter: PowerMeter, for_s: float, report: Report
+) -> EnergyResult:
     report("at rest", 0.0)
-    started = time.monotonic()
     with Integral(meter) as rest:
         time.sleep(for_s)
-    idle = rest.joules / (time.monotonic() - started)
     with Integral(meter) as work:
         seconds, answers = _answer(model, for_s, report)
-    joules = work.joules
+    idle, joules = rest.watts, work.watts * seconds
     return EnergyResult(
         file=str(path),
         source=meter.name,

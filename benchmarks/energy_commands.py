@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.energy import EnergyResult, benchmark_energy, verdict
 from benchmarks.output import add_saving, emit
+from benchmarks.usb_meters import KINDS, UsbMeter
 from compression.command_line import Commands, command, number, seconds
 from compression.progress import progress_bar
 from compression.text_table import text_table
@@ -22,12 +24,20 @@ def add_energy(commands: Commands) -> None:
         commands,
         "energy",
         _energy,
-        "millijoules for an answer, from an INA219 or the like; else an estimate that is called one",
+        "millijoules for an answer, from an INA219 or a USB meter; else an estimate that is called one",
         "bramble-bench energy int8.tflite",
+        "bramble-bench energy int8.tflite --meter um:/dev/rfcomm0",
         "bramble-bench energy int8.tflite --watts 3.4",
     )
     parser.add_argument("model", type=Path, metavar="MODEL", help="a TFLite file")
-    parser.add_argument(
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
+        "--meter",
+        type=_meter,
+        metavar="KIND:PORT",
+        help="a USB meter: um:PORT for UM24C, UM25C and UM34C, tc66:PORT for TC66 and TC66C",
+    )
+    source.add_argument(
         "--watts", type=_watts, metavar="W", help="what a meter in the supply shows while it computes"
     )
     parser.add_argument(
@@ -40,15 +50,29 @@ def add_energy(commands: Commands) -> None:
     add_saving(parser)
 
 
+def _meter(text: str) -> tuple[str, str]:
+    kind, separator, port = text.partition(":")
+    if kind not in KINDS or not separator or not port:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KIND:PORT with KIND of {', '.join(KINDS)}")
+    return kind, port
+
+
 def _watts(text: str) -> float:
     return number(text, 0.01, MAX_WATTS, f"a number of watts up to {MAX_WATTS:g}")
 
 
 def _energy(arguments: argparse.Namespace) -> int:
     environment = read_environment()
-    with progress_bar() as report:
+    with ExitStack() as stack:
+        report = stack.enter_context(progress_bar())
+        meter = stack.enter_context(UsbMeter(*arguments.meter)) if arguments.meter else None
         result = benchmark_energy(
-            arguments.model, environment, watts=arguments.watts, for_s=arguments.seconds, report=report
+            arguments.model,
+            environment,
+            meter=meter,
+            watts=arguments.watts,
+            for_s=arguments.seconds,
+            report=report,
         )
     words = verdict(result)
     text = f"{_text(result)}\n\n{words}"

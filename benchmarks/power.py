@@ -10,7 +10,9 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Protocol
 
 from benchmarks.errors import BenchmarkError
 
@@ -30,6 +32,17 @@ ACTIVE_A = {
     "Raspberry Pi 4 Model B": 0.6,
     "Raspberry Pi 5": 0.8,
 }
+
+
+class PowerMeter(Protocol):
+    """Anything that says what the board draws."""
+
+    @property
+    def name(self) -> str:
+        """What it is."""
+
+    def watts(self) -> float:
+        """What is drawn now; raise `BenchmarkError` if it cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +80,9 @@ def typical_watts(board: str | None) -> float | None:
 
 
 class Integral:
-    """Joules by the trapezoidal rule, in a thread of its own while entered."""
+    """Power by the trapezoidal rule, in a thread of its own while entered."""
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, meter: PowerMeter) -> None:
         self._meter = meter
         self._samples: list[tuple[float, float]] = []
         self._problem: BenchmarkError | None = None
@@ -87,12 +100,14 @@ class Integral:
         self._look()
 
     @property
-    def joules(self) -> float:
-        """So far; raise `BenchmarkError` if the sensor failed meanwhile."""
+    def watts(self) -> float:
+        """The mean so far; raise `BenchmarkError` if the sensor failed meanwhile."""
         if self._problem is not None:
             raise self._problem
-        pairs = zip(self._samples, self._samples[1:], strict=False)
-        return sum((later[0] - before[0]) * (later[1] + before[1]) / 2 for before, later in pairs)
+        joules = sum(
+            (later[0] - before[0]) * (later[1] + before[1]) / 2 for before, later in pairwise(self._samples)
+        )
+        return joules / (self._samples[-1][0] - self._samples[0][0])
 
     def _watch(self) -> None:
         try:
