@@ -75,17 +75,19 @@ def run_fleet(
     *,
     rounds: Any = ROUNDS,
     restart_after: int | None = None,
+    dataset: str = "wisconsin",
     **settings: Any,
 ) -> Outcome:
-    """Run a fleet of `DEVICES` with the Wisconsin table to its end.
+    """Run a fleet of `DEVICES` to its end, with the Wisconsin table unless told otherwise.
 
     Args:
         rounds: settings of the rounds that differ from `ROUNDS`.
+        dataset: as ``demo --dataset`` takes it.
         restart_after: a round after which the server ends and another one goes on.
         settings: of `ServerConfig`.
     """
     patch.setattr("broker_server.stages.compile_program", compiled_once)
-    data = prepare_demo_data("wisconsin", devices=DEVICES, partition="iid", directory=folder, seed=3)
+    data = prepare_demo_data(dataset, devices=DEVICES, partition="iid", directory=folder, seed=3)
     config = ServerConfig(
         fleet=FLEET,
         state=str(folder / "state"),
@@ -93,7 +95,9 @@ def run_fleet(
         pki=str(folder / "pki"),
         model=ModelConfig(name="small_mlp", kind="table", classes=data.classes, optimizer="sgd"),
         rounds=RoundsConfig(**{**ROUNDS, **rounds}),
-        data=DataConfig(evaluation=str(data.test)),
+        data=DataConfig(
+            evaluation=str(data.test), calibration=str(data.calibration) if data.calibration else None
+        ),
         release=ReleaseConfig(enabled=False),
         codec=settings.pop("codec", CodecConfig()),
     )

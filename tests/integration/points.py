@@ -77,6 +77,10 @@ def _hand_over(agent: Any, *_arguments: Any) -> None:
     agent._say_goodbye()
 
 
+EXTRACTION = {
+    "some-features-kept": Point("edge_client.training.feature_cache:FeatureCache.add", "after", 1),
+}
+
 DEVICE = {
     "trained-before-the-result-is-written": Point("edge_client.state:DeviceState.keep_pending", "before", 3),
     "payload-written-before-the-result": Point(
@@ -96,7 +100,7 @@ DEVICE = {
     "receipt-dealt-with": Point("edge_client.state:DeviceState.settle", "after", 4),
 }
 
-POINTS = {**SERVER, **RELEASE, **DEVICE}
+POINTS = {**SERVER, **RELEASE, **EXTRACTION, **DEVICE}
 
 
 def arm(name: str, act: Callable[[], object]) -> None:
