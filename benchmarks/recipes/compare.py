@@ -23,7 +23,7 @@ from edge_client.inference.ranges import measure_ranges
 DEVICES = 4
 CLIP_PERCENT = 0.0
 LEAST_DEVICE_EXAMPLES = 8
-DRY_RUN = "a backbone of random weights, so its accuracy says nothing"
+DRY_RUN = "random weights, dry run: its accuracy says nothing"
 
 
 @dataclass(frozen=True, slots=True)
