@@ -439,7 +439,7 @@ class Agent:
 
     def _measure(self) -> None:
         """Before `_advance`, which may train for an hour: a child that measures is ended first."""
-        if (answer := self._measurer.advance(self._occupation())) is not None:
+        if (answer := self._measurer.advance(time.monotonic(), self._occupation())) is not None:
             self._send(answer, MESSAGE)
 
     def _occupation(self) -> str:

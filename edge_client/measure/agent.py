@@ -132,10 +132,11 @@ class Measurer:
         log.info("request %d: measure %s", request.number, request.model or "the active model")
         return self._said
 
-    def advance(self, busy: str = "") -> Answer | None:
+    def advance(self, at: float, busy: str = "") -> Answer | None:
         """Do the next thing that can be done; what there is to say of it.
 
         Args:
+            at: monotonic seconds, for downloads.
             busy: why nothing can be measured now; empty where it can.
 
         Raises:
@@ -149,7 +150,7 @@ class Measurer:
             self._end_process()
             return self._say("waiting", busy)
         try:
-            return self._measure(self._asked)
+            return self._measure(self._asked, at)
         except UnrunnableError as exc:
             return self._conclude("refused", str(exc))
         except MeasureError as exc:
@@ -157,9 +158,9 @@ class Measurer:
 
     # ---- inside ----
 
-    def _measure(self, request: LatencyRequest) -> Answer | None:
+    def _measure(self, request: LatencyRequest, at: float) -> Answer | None:
         if self._process is None:
-            file = self._file(request)
+            file = self._file(request, at)
             if file is None:
                 return self._say("fetching")
             self._process = self._start(file, request.plan)
@@ -171,7 +172,7 @@ class Measurer:
             raise MeasureError("the file was damaged on the disk")
         return self._conclude("measured", measurement=replace(measurement, version=self._version))
 
-    def _file(self, request: LatencyRequest) -> Path | None:
+    def _file(self, request: LatencyRequest, at: float) -> Path | None:
         """What is to be measured; None while it is not here."""
         if self._wanted is None:
             own = self._active()
@@ -184,7 +185,7 @@ class Measurer:
                 write_atomically(self._folder / MODEL, own.tflite)
                 return self._folder / MODEL
         self._version = 0
-        here = self._downloads.want(self._wanted, time.monotonic())
+        here = self._downloads.want(self._wanted, at)
         return self._blobs.path(self._wanted.digest) if here else None
 
     def _objection(self, request: LatencyRequest, own: ActiveModel | None) -> str:

@@ -1,4 +1,4 @@
-"""A fleet's benchmark with real processes: a broker, a server, three clients, one killed while it measures."""
+"""A fleet's benchmark with real processes: a broker, a server, three clients, one of which is killed."""
 
 from __future__ import annotations
 
