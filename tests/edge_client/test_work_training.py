@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from compression.records import loads
-from compression.spec import TableInput, weights_digest
+from compression.spec import TableInput, pack_weights, weights_digest
 from compression.updates import decode_update, pack_model
 from edge_client import work
 from edge_client.config import DataConfig, EdgeConfig
@@ -126,6 +126,26 @@ def test_a_lossy_codec_keeps_the_rest_for_the_next_time(device, program) -> None
     outcome = workshop.perform(task, never)
     owed = np.concatenate([array.ravel() for array in outcome.kept["residual"].values()])
     np.testing.assert_allclose(delta_of(program, outcome.payload) + owed, exact, atol=1e-5)
+
+
+def test_what_is_owed_to_a_pruned_weight_is_dropped_where_the_run_prunes(device, program) -> None:
+    sent = {}
+    for keep in (False, True):
+        workshop, task = device(plan=replace(PLAN, keep_zeros=keep))
+        pruned = {name: np.where(array > 0, array, 0) for name, array in program[1].items()}
+        ref = WeightsRef(
+            version=1, digest=weights_digest(pruned), full=workshop._blobs.put(pack_model(pruned))
+        )
+        task = replace(task, weights=ref)
+        workshop.perform(replace(task, number=8), never)  # which makes it belong to the bundle and the run
+        owed = {name: np.full_like(array, 5) for name, array in program[1].items()}
+        (workshop._state.directory / "residual.bin").write_bytes(pack_weights(owed))
+        sent[keep] = delta_of(program, workshop.perform(task, never).payload)
+    zero = np.concatenate(
+        [(array <= 0).ravel() & name.endswith("kernel") for name, array in program[1].items()]
+    )
+    assert zero.any()
+    np.testing.assert_allclose(sent[False] - sent[True], np.where(zero, 5, 0), atol=1e-4)
 
 
 def test_the_watchdog_hears_of_examples_that_are_read_and_evaluated(
