@@ -12,6 +12,7 @@ one axis at a time.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import tensorflow as tf
@@ -94,8 +95,8 @@ def depthwise_conv2d(
 
 def _depthwise_forward(x: Tensor, kernel: Tensor, over: Grid) -> Tensor:
     rows, columns = over
-    # TensorFlow's op wants equal strides: the unequal case computes every position of the finer axis.
-    stride = min(rows.stride, columns.stride)
+    # TensorFlow's op wants equal strides: the unequal case computes more positions, and picks.
+    stride = math.gcd(rows.stride, columns.stride)
     x = pad_for(x, over)
     y = tf.nn.depthwise_conv2d(x, kernel, [1, stride, stride, 1], "VALID")
     if rows.stride != columns.stride:

@@ -22,6 +22,7 @@ from compression.trainable.shapes import pad
 Tensor = Any
 Layer = Any
 Parameters = Mapping[str, Tensor]
+PROBE_TOLERANCE = 1e-4  # of functions with values up to 9; GELU's error function alone differs by 1e-7
 
 
 @dataclass(slots=True)
@@ -81,10 +82,21 @@ def activation_name(layer: Layer) -> str:
 
 
 def _check_activation(layer: Layer) -> str | None:
-    name = activation_name(layer)
+    activation, name = getattr(layer, "activation", None), activation_name(layer)
+    if hasattr(activation, "get_config"):
+        return f"activation {type(activation).__name__} is a layer: put it behind this one"
     if name not in ACTIVATIONS:
         return f"activation {name!r} has no gradient in builtin ops: use one of {', '.join(ACTIVATIONS)}"
+    if activation is not None and not _as_named(activation, name):
+        return f"activation {name!r} computes something else than its name says: use Keras' own by the name"
     return None
+
+
+def _as_named(activation: Callable[[Tensor], Tensor], name: str) -> bool:
+    """A user's function goes by its name, so it must be that function."""
+    probe = tf.reshape(tf.linspace(-9.0, 9.0, 61), [1, -1])
+    difference = tf.abs(tf.convert_to_tensor(activation(probe)) - ACTIVATIONS[name](probe))
+    return float(tf.reduce_max(difference)) < PROBE_TOLERANCE
 
 
 def _check_image(layer: Layer) -> str | None:
@@ -160,8 +172,14 @@ def _leaky(layer: Layer, x: Tensor, _parameters: Parameters, _pass: Pass) -> Ten
     return leaky_relu(float(layer.alpha))(x)
 
 
+def _rank(layer: Layer) -> int:
+    """Axes of its input, where it is used first."""
+    return len(layer.get_input_shape_at(0))
+
+
 def _check_softmax(layer: Layer) -> str | None:
-    return None if layer.axis == -1 else f"axis {layer.axis}: use axis -1"
+    axes = list(layer.axis) if isinstance(layer.axis, (list, tuple)) else [layer.axis]
+    return None if axes in ([-1], [_rank(layer) - 1]) else f"axis {layer.axis}: use axis -1"
 
 
 @_rule("Softmax", check=_check_softmax)
@@ -210,7 +228,7 @@ def _upsampling(layer: Layer, x: Tensor, _parameters: Parameters, _pass: Pass) -
 
 def _check_batch_norm(layer: Layer) -> str | None:
     axis = layer.axis[0] if isinstance(layer.axis, (list, tuple)) else layer.axis
-    if axis != len(layer.input_shape) - 1:
+    if axis != _rank(layer) - 1:
         return f"axis {axis}: normalise the last axis"
     if getattr(layer, "renorm", False) or getattr(layer, "_virtual_batch_size", None):
         return "renorm and virtual_batch_size: use plain BatchNormalization or LayerNormalization"
@@ -231,10 +249,11 @@ def _batch_norm(layer: Layer, x: Tensor, parameters: Parameters, state: Pass) ->
     )
     if layer.fused:  # Keras' fused kernel keeps the unbiased variance, the other the biased one
         batch_variance *= count / tf.maximum(count - 1.0, 1.0)
-    for name, old, new in (
+    for name, given, new in (
         ("moving_mean", mean, batch_mean),
         ("moving_variance", variance, batch_variance),
     ):
+        old = state.statistics.get((layer.name, name), given)  # of a layer used twice, after its first use
         state.statistics[layer.name, name] = old + (new - old) * (1.0 - layer.momentum)
     return y
 
@@ -332,6 +351,11 @@ INSTEAD: Mapping[str, str] = {
     "Average": "Add",
     "Lambda": "the layers it is made of",
     "TFOpLambda": "a layer, such as Add() for + and Multiply() for *",
+    "SlicingOpLambda": "a layer with padding='valid', such as Conv2D or MaxPooling2D",
+    "Cropping2D": "a layer with padding='valid', such as Conv2D or MaxPooling2D",
+    "ActivityRegularization": "the kernel_regularizer of a layer",
+    "Identity": "nothing in its place",
+    "TimeDistributed": "the layer itself on a picture whose rows are the steps",
     "MultiHeadAttention": "a squeeze-and-excite block of GlobalAveragePooling2D, Dense and Multiply",
 }
 
@@ -343,6 +367,9 @@ def problem_of(layer: Layer) -> str | None:
     if rule is None or not type(layer).__module__.startswith("tf_keras."):
         instead = INSTEAD.get(kind, f"one of {', '.join(sorted(RULES))}")
         return f"{kind} is not supported: use {instead}"
+    for dtype in (layer.compute_dtype, layer.dtype):
+        if dtype != "float32":
+            return f"dtype {dtype}: use float32, the program trains in nothing else"
     for attribute, value in vars(layer).items():
         if attribute.endswith("_constraint") and value is not None:
             return f"{attribute} is not supported: use a regulariser"

@@ -13,13 +13,13 @@ from typing import Any
 
 import tensorflow as tf
 
-from compression.trainable.constraints import Constraint, fake_activation, fake_parameters, is_kernel
-from compression.trainable.errors import TrainableError
-from compression.trainable.layers import RULES, Pass, activation_name, finish, problem_of
+from compression.sparsity import is_kernel
+from compression.trainable.checks import check_model, output_layer
+from compression.trainable.constraints import Constraint, fake_activation, fake_parameters
+from compression.trainable.layers import RULES, Pass, activation_name, finish
 from compression.trainable.variables import leaf_layers, travelling_variables, variable_key
 
 Tensor = Any
-OUTPUT_ACTIVATIONS = ("linear", "sigmoid", "softmax")
 WAITS_FOR_POOL = ("linear", "relu", "relu6")
 CONVOLUTIONS = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D")
 
@@ -37,7 +37,7 @@ class Network:
         self.constraint = constraint or Constraint()
         check_model(model)
         self.variables = travelling_variables(model)
-        self.last = _output_layer(model)
+        self.last = output_layer(model)
         self.outputs = int(model.output_shape[-1])
         self._constants = {
             (layer.name, variable_key(variable)): variable.numpy()
@@ -67,7 +67,7 @@ class Network:
             by_layer.setdefault(layer, {})[key] = tf.constant(value)
         return self._run(self.model, x, by_layer, state)
 
-    def _run(self, model: Any, x: Tensor, by_layer: Mapping[str, Any], state: Pass) -> Tensor:
+    def _run(self, model: Any, x: Tensor, by_layer: Mapping[str, Any], given: Pass) -> Tensor:
         """Walk the functional graph as `tf_keras.Model.call` does, lowering instead of calling."""
         values = {str(id(model.inputs[0])): [x] * model._tensor_usage_count[str(id(model.inputs[0]))]}
         pooled, waiting = _only_pooled(model), dict[str, Callable[[Tensor], Tensor]]()
@@ -75,7 +75,8 @@ class Network:
             for node in model._nodes_by_depth[depth]:
                 if node.is_input:
                     continue
-                arguments, _ = node.map_arguments(values)
+                arguments, options = node.map_arguments(values)
+                state = given if options.get("training") is None else Pass(False)  # `check_model` wants False
                 key, source = node.flat_output_ids[0], node.flat_input_ids[0]
                 if key in pooled and _can_wait(node.layer):
                     y, waiting[key] = self._lower_in_two(node.layer, arguments[0], by_layer, state)
@@ -163,57 +164,6 @@ def _can_wait(layer: Any) -> bool:
 
 
 def _penalty(layer: Any, key: str) -> tuple[float, float]:
-    regulariser = getattr(layer, f"{key}_regularizer", None)
-    if regulariser is None:
-        return 0.0, 0.0
+    name = key.removesuffix("_kernel")  # a depthwise_kernel's is depthwise_regularizer
+    regulariser = getattr(layer, f"{name}_regularizer", None)
     return float(getattr(regulariser, "l1", 0.0)), float(getattr(regulariser, "l2", 0.0))
-
-
-def _output_layer(model: Any) -> Any:
-    layer = model.outputs[0]._keras_history.layer
-    return _output_layer(layer) if hasattr(layer, "layers") else layer
-
-
-def check_model(model: Any) -> None:
-    """Raise `TrainableError` for what cannot be compiled, naming every layer at fault."""
-    if not type(model).__module__.startswith("tf_keras."):
-        raise TrainableError(
-            f"{type(model).__module__}.{type(model).__name__} is not a tf_keras functional or Sequential "
-            "model: build it with tf_keras (or with tf.keras and TF_USE_LEGACY_KERAS=1)"
-        )
-    if not model.built or not getattr(model, "_is_graph_network", False):
-        raise TrainableError(f"model {model.name!r} has no fixed input: begin it with an Input layer")
-    if len(model.inputs) != 1 or len(model.outputs) != 1 or len(model.output_shape) != 2:
-        raise TrainableError(
-            f"model {model.name!r} must have one input and one output of shape [batch, outputs]"
-        )
-    if None in model.input_shape[1:]:
-        raise TrainableError(
-            f"model {model.name!r} has input {model.input_shape}: give every extent but the batch"
-        )
-    problems = [
-        f"layer {layer.name!r}: {problem}"
-        for layer in leaf_layers(model)
-        if (problem := problem_of(layer) or _penalty_problem(layer))
-    ]
-    if problems:
-        raise TrainableError("; ".join(problems))
-    last = _output_layer(model)
-    name = "softmax" if type(last).__name__ == "Softmax" else activation_name(last)
-    if name not in OUTPUT_ACTIVATIONS:
-        raise TrainableError(
-            f"layer {last.name!r} ends the model with {name}: end in logits (no activation), "
-            "sigmoid or softmax"
-        )
-    if not any(item.spec.role == "trainable" for item in travelling_variables(model)):
-        raise TrainableError(f"model {model.name!r} has nothing to train: leave at least one layer trainable")
-
-
-def _penalty_problem(layer: Any) -> str | None:
-    for name in dir(layer):
-        if not name.endswith("_regularizer") or name.startswith(("_", "activity")):
-            continue
-        regulariser = getattr(layer, name)
-        if regulariser is not None and type(regulariser).__name__ not in ("L1", "L2", "L1L2"):
-            return f"{name} {type(regulariser).__name__} is not supported: use L2"
-    return None

@@ -80,6 +80,28 @@ def _nested(x: Any) -> Any:
     return layers.Concatenate()([inner(layers.MaxPooling2D(2)(x)), layers.AveragePooling2D(2)(x)])
 
 
+def _used_twice(x: Any) -> Any:
+    """A layer, and a model, whose gradients add up."""
+    conv = layers.Conv2D(4, 3, padding="same", activation="relu")
+    x = conv(layers.Conv2D(4, 1)(x))
+    inner = tf_keras.Sequential([layers.Input((8, 8, 4)), layers.Conv2D(4, 3, padding="same")])
+    return layers.Add()([inner(conv(x)), inner(x)])
+
+
+def _norm_used_twice(x: Any) -> Any:
+    """Its statistics move at each use."""
+    norm = layers.BatchNormalization(momentum=0.7)
+    return norm(layers.Conv2D(3, 3, activation="relu")(norm(layers.Conv2D(3, 1)(x))))
+
+
+def _as_in_inference(x: Any) -> Any:
+    """Layers that the graph calls with training=False: moving statistics, which stay, and no dropout."""
+    inner_input = layers.Input((9, 17, 3))
+    inner = layers.Dropout(0.4)(layers.BatchNormalization()(layers.Conv2D(3, 3, padding="same")(inner_input)))
+    x = tf_keras.Model(inner_input, inner)(x, training=False)
+    return layers.BatchNormalization()(layers.Conv2D(3, 3)(x), training=False)
+
+
 def hard_swish(x: Any) -> Any:
     """As in MobileNetV3 (Howard et al., 2019); Keras 2 has no name for it."""
     return x * tf.nn.relu6(x + 3.0) / 6.0
@@ -106,19 +128,39 @@ EVEN: Mapping[str, Case] = {
     "max_pool_activated": stack(
         _conv(4, 3, padding="same", activation="relu6"), lambda: layers.MaxPooling2D(2)
     ),
+    "depthwise_strides_3_2": _around(_depthwise((2, 3), (3, 2), "same", depth_multiplier=2)),
+    "separable_valid": _around(lambda: layers.SeparableConv2D(3, 3, 2, "valid", depth_multiplier=3)),
+    "regularised": _around(
+        _conv(3, 3, kernel_regularizer="l1", bias_regularizer="l2"),
+        _depthwise(2, depthwise_regularizer=tf_keras.regularizers.L2(0.03)),
+        lambda: layers.SeparableConv2D(
+            2, 2, depthwise_regularizer="l1_l2", pointwise_regularizer=tf_keras.regularizers.L1(0.02)
+        ),
+    ),
     "batch_norm": _around(layers.BatchNormalization, layers.ReLU),
+    "batch_norm_bare": _around(lambda: layers.BatchNormalization(scale=False, center=False)),
+    "batch_norm_regularised": _around(
+        lambda: layers.BatchNormalization(gamma_regularizer="l2", beta_regularizer="l1")
+    ),
+    "batch_norm_partly_frozen": stack(
+        _conv(4, 3, trainable=False), layers.BatchNormalization, layers.ReLU, _conv(3, 3), _frozen_norm
+    ),
     "batch_norm_strided": stack(
         _conv(4, 3, 2, "same", use_bias=False), layers.BatchNormalization, _conv(6, 1, 2)
     ),
     "joined": _joined,
     "broadcast": _broadcast,
     "nested": _nested,
+    "used_twice": _used_twice,
+    "relu_of_equal_places": _around(layers.ReLU, layers.GlobalMaxPooling2D),
 }
 ODD: Mapping[str, Case] = {
     "conv_valid": stack(_conv(4, 3)),
     "conv_strides_3_1": _around(_conv(5, 3, (3, 1), "same")),
     "conv_one_by_one": _around(_conv(6, 1, use_bias=False, activation="relu"), _conv(6, 1, 2)),
     "conv_stride_2": _around(_conv(5, 3, 2, "same"), _conv(5, 2, 2, "valid")),
+    "conv_smaller_than_its_stride": _around(_conv(3, 2, 3, "same"), _conv(3, 1, (2, 3))),
+    "conv_of_the_whole_picture": _around(_conv(3, (9, 17))),
     "depthwise": _around(_depthwise(3, padding="same", activation="relu6")),
     "depthwise_stride": _around(_depthwise(3, 2, "same"), _depthwise(2, 2, "valid")),
     "layer_norm_of_pictures": _around(lambda: layers.LayerNormalization(epsilon=1e-2)),
@@ -126,9 +168,14 @@ ODD: Mapping[str, Case] = {
     "layer_norm_of_places": _around(lambda: layers.LayerNormalization(axis=(2, 1), epsilon=1e-2)),
     "max_pool": _around(lambda: layers.MaxPooling2D(2)),
     "max_pool_overlapping": _around(lambda: layers.MaxPooling2D(3, 2, "same")),
+    "max_pool_strides_1_2": _around(lambda: layers.MaxPooling2D((3, 1), (1, 2), "same")),
+    "max_pool_with_gaps": _around(lambda: layers.MaxPooling2D(3, 4)),
     "max_pool_same": _around(layers.ReLU, lambda: layers.MaxPooling2D(2, padding="same")),
     "average_pool": _around(lambda: layers.AveragePooling2D(2)),
     "average_pool_overlapping": _around(lambda: layers.AveragePooling2D(3, 2, "same")),
+    "average_pool_strides_3_1": _around(lambda: layers.AveragePooling2D((2, 3), (3, 1))),
+    "softmax_of_places": _around(lambda: layers.Softmax(axis=3), _conv(2, 3)),
+    "joined_in_rows": lambda x: layers.Concatenate(axis=1)([layers.Conv2D(3, 3, padding="same")(x), x]),
     "global_average": stack(_conv(4, 3), layers.GlobalAveragePooling2D),
     "upsampling_and_padding": _around(
         lambda: layers.UpSampling2D((2, 3)),
@@ -137,6 +184,8 @@ ODD: Mapping[str, Case] = {
         lambda: layers.Reshape((-1, 3)),
     ),
     "batch_norm_frozen": _around(_frozen_norm),
+    "batch_norm_used_twice": _norm_used_twice,
+    "batch_norm_as_in_inference": _as_in_inference,
 }
 ROWS: Mapping[str, Case] = {
     "dense_stack": stack(lambda: layers.Dense(9, activation="relu"), lambda: layers.Dense(5)),
@@ -155,7 +204,14 @@ ROWS: Mapping[str, Case] = {
     "leaky_relu": _between(lambda: layers.LeakyReLU(0.2), lambda: layers.ReLU(negative_slope=0.1)),
     "softmax_layer": _between(layers.Softmax),
     "layer_norm": _between(layers.LayerNormalization),
+    "layer_norm_bare": _between(lambda: layers.LayerNormalization(scale=False, center=False, epsilon=1e-2)),
     "batch_norm": _between(lambda: layers.BatchNormalization(scale=False), layers.ReLU),
+    "batch_norm_of_steps": stack(
+        lambda: layers.Dense(6),
+        lambda: layers.Reshape((2, 3)),
+        layers.BatchNormalization,
+        lambda: layers.Dense(4),
+    ),
     "l2": stack(
         lambda: layers.Dense(5, kernel_regularizer=tf_keras.regularizers.L2(0.03)),
         lambda: layers.Dense(1, kernel_regularizer=tf_keras.regularizers.L1L2(0.01, 0.02)),
