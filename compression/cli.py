@@ -18,6 +18,7 @@ from compression.commands import (
     make_bundle,
     parse_classes,
     parse_micro_batch,
+    parse_seed,
     parse_shape,
 )
 from compression.compare_commands import add_compare
@@ -89,6 +90,13 @@ def _add_trainable(commands: Commands) -> None:
         type=Path,
         metavar="FILE",
         help="a table that `tune` made (default: the one in the cache, else the rule that is shipped)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=parse_seed,
+        default=0,
+        metavar="N",
+        help="of the first weights: the same seed gives the same files, bit for bit (default: %(default)s)",
     )
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--out", type=Path, metavar="DIR", help="where the bundle is written")
@@ -187,6 +195,7 @@ def _trainable(arguments: argparse.Namespace) -> int:
         batch_size=arguments.batch,
         micro_batch=arguments.micro_batch,
         lowerings=arguments.lowerings,
+        seed=arguments.seed,
         directory=arguments.out,
     )
     return _print(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from compression.tf import quiet, tensorflow
 from compression.weights_file import ModelSource, read_weights, write_weights
 
 MAX_EXTENT = 4096
+MAX_SEED = 2**32 - 1
 
 
 class CommandError(BrambleError, ValueError):
@@ -70,6 +72,13 @@ def parse_classes(text: str) -> tuple[str, ...]:
     return classes
 
 
+def parse_seed(text: str) -> int:
+    """A seed that NumPy takes, for argparse."""
+    if not text.isdigit() or int(text) > MAX_SEED:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to {MAX_SEED}")
+    return int(text)
+
+
 def parse_micro_batch(text: str) -> int | Literal["auto"]:
     """``4`` or ``auto``, for argparse."""
     if text == "auto":
@@ -102,8 +111,12 @@ def make_bundle(
     batch_size: int = 16,
     micro_batch: int | Literal["auto"] | None = None,
     lowerings: Path | None = None,
+    seed: int = 0,
 ) -> MadeBundle:
     """Compile a model and write bundle.bin, spec.json and weights.npz into a directory.
+
+    Args:
+        seed: of the first weights; Python's, NumPy's and TensorFlow's generators are set to it.
 
     Raises:
         CommandError, ModelsError, RecordError: the model or an option does not fit.
@@ -113,6 +126,7 @@ def make_bundle(
     from compression.trainable.tuning import read_table  # noqa: PLC0415
 
     example = input_of(input_shape)
+    importlib.import_module("tf_keras").utils.set_random_seed(seed)
     model = load_reference(reference, input_shape, len(classes))
     try:
         with quiet():
@@ -142,7 +156,19 @@ def make_bundle(
 
 
 def default_loss(model: Any) -> Loss:
-    """Cross-entropy, by the number of outputs."""
+    """Cross-entropy, by the number of outputs.
+
+    Raises:
+        CommandError: the model is not one that can be compiled, so there is no such number.
+    """
+    from compression.trainable import TrainableError  # noqa: PLC0415
+    from compression.trainable.checks import check_model  # noqa: PLC0415
+
+    try:
+        with quiet():
+            check_model(model)
+    except TrainableError as exc:
+        raise CommandError(str(exc)) from exc
     return "binary_crossentropy" if int(model.output_shape[-1]) == 1 else "categorical_crossentropy"
 
 

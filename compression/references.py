@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from compression.errors import BrambleError
 from compression.models.errors import ModelsError
 from compression.tf import quiet, tensorflow
 
@@ -25,6 +27,15 @@ def load_reference(reference: str, input_shape: Sequence[int], classes: int) -> 
         ModelReferenceError: it cannot be imported or called, or returns something else than a model.
     """
     tensorflow()  # before the user's module imports it some other way
+    return build_with(load_function(reference), reference, input_shape, classes)
+
+
+def load_function(reference: str) -> Callable[..., Any]:
+    """The function of a module on the path or in the working directory.
+
+    Raises:
+        ModelReferenceError: there is no such thing, or the module fails.
+    """
     module_name, _, function_name = reference.partition(":")
     if not module_name or not function_name:
         raise ModelReferenceError(
@@ -35,21 +46,40 @@ def load_reference(reference: str, input_shape: Sequence[int], classes: int) -> 
         sys.path.append(here)
     try:
         function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError, SyntaxError) as exc:
-        raise ModelReferenceError(f"{reference!r} cannot be loaded: {exc}") from exc
+    except Exception as exc:  # importing runs the user's code
+        raise ModelReferenceError(f"{reference!r} cannot be loaded: {_told(exc)}") from exc
     if not callable(function):
         raise ModelReferenceError(f"{reference!r} is not a function of (input shape, number of classes)")
+    return function  # type: ignore[no-any-return]
+
+
+def build_with(function: Callable[..., Any], reference: str, input_shape: Sequence[int], classes: int) -> Any:
+    """The model that a function makes for this input; raise `ModelReferenceError`."""
+    shape = tuple(int(extent) for extent in input_shape)
     try:
         with quiet():  # the first op of a process brings lines about missing GPUs
-            model = function(tuple(input_shape), classes)
-    except (ValueError, TypeError) as exc:
-        lines = str(exc).strip().splitlines() or [type(exc).__name__]
-        raise ModelReferenceError(
-            f"{reference!r} cannot be built for input {tuple(input_shape)}: {lines[0]}"
-        ) from exc
+            model = function(shape, classes)
+    except BrambleError:
+        raise
+    except Exception as exc:  # the user's code, and Keras within it, may raise anything
+        raise ModelReferenceError(f"{reference!r} cannot be built for input {shape}: {_told(exc)}") from exc
     if not hasattr(model, "layers"):
         raise ModelReferenceError(f"{reference!r} returned {type(model).__name__}, not a tf_keras model")
     return model
+
+
+def _told(exc: Exception) -> str:
+    """The error in a line, with the place in the user's code where it came up."""
+    lines = str(exc).strip().splitlines() or [type(exc).__name__]
+    kind = "" if isinstance(exc, (ValueError, ImportError)) else f"{type(exc).__name__}: "
+    frames = [frame for frame in traceback.extract_tb(exc.__traceback__) if _is_users(frame.filename)]
+    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{kind}{lines[0][:200]}{place}"
+
+
+def _is_users(filename: str) -> bool:
+    path = Path(filename)
+    return path.suffix == ".py" and not {"site-packages", "importlib", "compression"} & set(path.parts)
 
 
 def load_saved(path: Path) -> Any:

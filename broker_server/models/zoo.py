@@ -6,14 +6,13 @@ Nothing here imports TensorFlow until a model is built.
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 from broker_server.models.errors import ModelError
+from compression.references import ModelReferenceError, build_with, load_function
 
 RANDOM = "random"  # after the @ of a transfer model, in place of a file: a dry run
 
@@ -115,23 +114,16 @@ def build_model(reference: str, input_shape: Sequence[int], classes: int) -> Any
         ModelError: there is no such model, or it cannot be built for this input.
     """
     shape = tuple(int(extent) for extent in input_shape)
-    build = _function(reference, shape)
     try:
-        model = build(shape, classes)
-    except ModelError:
-        raise
-    except (ValueError, TypeError) as exc:
-        reason = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
-        raise ModelError(f"model {reference!r} cannot be built for input {shape}: {reason}") from exc
-    if not hasattr(model, "layers"):
-        raise ModelError(f"{reference!r} returned {type(model).__name__}, not a tf_keras model")
-    return model
+        return build_with(_function(reference, shape), reference, shape, classes)
+    except ModelReferenceError as exc:
+        raise ModelError(str(exc)) from exc
 
 
 def _function(reference: str, shape: tuple[int, ...]) -> Build:
     if reference.partition("@")[0] in TRANSFER:
         return partial(_transfer_model, reference)
-    return _user_function(reference) if ":" in reference else _zoo_function(reference, shape)
+    return load_function(reference) if ":" in reference else _zoo_function(reference, shape)
 
 
 def _zoo_function(name: str, shape: tuple[int, ...]) -> Build:
@@ -143,17 +135,3 @@ def _zoo_function(name: str, shape: tuple[int, ...]) -> Build:
         fitting = ", ".join(entry.name for entry in _ENTRIES if entry.kind == kind)
         raise ModelError(f"model {name!r} takes {MODELS[name].kind} data, this is {kind} data: use {fitting}")
     return MODELS[name].build
-
-
-def _user_function(reference: str) -> Build:
-    module_name, _, function_name = reference.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:  # a console script's path does not hold the working directory
-        sys.path.append(here)
-    try:
-        function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError, ValueError) as exc:
-        raise ModelError(f"model {reference!r} cannot be loaded: {exc}") from exc
-    if not callable(function):
-        raise ModelError(f"model {reference!r} is not a function of (input shape, number of classes)")
-    return function  # type: ignore[no-any-return]

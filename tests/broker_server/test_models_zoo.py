@@ -54,7 +54,7 @@ def test_a_users_model_is_found_in_the_working_directory(user_module: None) -> N
         ("users_models:number", "not a function"),
         ("users_models:absent", "cannot be loaded"),
         ("no_such_module:net", "cannot be loaded"),
-        (":net", "cannot be loaded"),
+        (":net", "is not module:function"),
     ],
 )
 def test_what_is_no_model_is_refused(user_module: None, reference: str, message: str) -> None:
