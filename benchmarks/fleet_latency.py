@@ -109,7 +109,8 @@ def _store(config: ServerConfig) -> Iterator[tuple[LatencyStore, Ledger]]:
 
 def server_at_work(config: ServerConfig) -> bool:
     """Whether a server leads this fleet now."""
-    return server_runs(ledger_path(config))
+    path = ledger_path(config)
+    return path.exists() and server_runs(path)
 
 
 class Leader(threading.Thread):

@@ -193,7 +193,15 @@ def _name(row: Result, key: str) -> str:
 
 def title_of(result: Result) -> str:
     """What was measured, when and where."""
-    return f"{result['benchmark']}, {result.get('at', '?')}, {result['environment']['label']}"
+    return f"{result['benchmark']}, {result.get('at', '?')}, {_where(result)}"
+
+
+def _where(result: Result) -> str:
+    """What was measured on; a fleet was only asked from the machine of the result."""
+    if (rows := result.get("devices")) is None:
+        return str(result["environment"]["label"])
+    labels = [row["environment"]["label"] for row in rows if "environment" in row]
+    return f"{len(labels)} devices: {', '.join(sorted(set(labels)))}"
 
 
 def markdown(results: Sequence[Result]) -> str:

@@ -52,7 +52,7 @@ def _section(number: int, result: Result) -> ET.Element:
     for name, version in environment.get("packages", {}).items():
         facts.append(element("dt", str(name)))
         facts.append(element("dd", str(version)))
-    section.append(element("details", element("summary", "the machine"), facts))
+    section.append(element("details", element("summary", "the workstation" if "devices" in result else "the machine"), facts))
     return section
 
 

@@ -284,6 +284,10 @@ def test_a_child_that_crashes_or_fails_or_hangs_is_an_error(
         ["latency", "x", "--precision", "few"],
         ["latency", "x", "--xnnpack", "maybe"],
         ["peers", "--clients", "0"],
+        ["fleet-latency", "--threads", "65"],
+        ["fleet-latency", "--within", "600"],
+        ["fleet-latency", "--runs", "0"],
+        ["fleet-latency", "--wait", "0"],
         ["train", "--input", "8x8"],
         ["train", "--max-seconds", "soon"],
         ["train", "--optimizer", "none"],
@@ -300,7 +304,8 @@ def test_wrong_usage_is_status_2(arguments: list[str]) -> None:
     [
         [],
         *[[name] for name in ("latency", "size", "train", "energy", "wire", "accuracy-bytes", "strategies")],
-        *[[name] for name in ("aggregate", "flash", "fleet", "peers", "compare", "report", "environment")],
+        *[[name] for name in ("aggregate", "flash", "fleet", "fleet-latency", "peers", "compare", "report")],
+        ["environment"],
     ],
 )
 def test_every_help_ends_with_an_example(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:

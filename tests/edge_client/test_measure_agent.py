@@ -197,11 +197,10 @@ def test_an_expired_request_is_refused(device: Device) -> None:
 def test_a_request_that_expires_while_it_waits_is_refused(device: Device) -> None:
     device.activate()
     device.measurer.on_request(request())
-    device.measurer.advance(0.0, "it has a task: train")
+    busy = "it has a task: train"
+    device.measurer.advance(0.0, busy)
     device.now = LATER + 1
-    assert "expired before it could be measured" in refusal(
-        device.measurer.advance(0.0, "it has a task: train")
-    )
+    assert "expired before it could be measured" in refusal(device.measurer.advance(0.0, busy))
 
 
 def test_a_replayed_request_is_refused_once(device: Device) -> None:
