@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from broker_server.config import ModelConfig
+
 NAME = "mobilenet_v2@random"
-FEATURES = 12
+FEATURES = 16  # few, and a kernel of 1,152 numbers, which the converter makes int8
+MODEL = ModelConfig(name=NAME, height=16, width=16, classes=("0", "1"), batch_size=8)
 HEAD = FEATURES * 32 + 32 + 32 * 2 + 2  # parameters of dense 32 and a softmax of two
 
 

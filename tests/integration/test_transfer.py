@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from broker_server.broker.factory import open_broker
-from broker_server.config import AT_ONCE, DataConfig, ModelConfig, ReleaseConfig, RoundsConfig, ServerConfig
+from broker_server.config import AT_ONCE, DataConfig, ReleaseConfig, RoundsConfig, ServerConfig
 from broker_server.fleet import create_fleet, device_settings, write_settings
 from broker_server.frozen import CACHE
 from broker_server.report.observer import NullObserver
@@ -32,13 +32,11 @@ from edge_client.training.feature_cache import FeatureCache
 from edge_client.wire.evaluation import EvaluationSums
 from edge_client.wire.messages import Task
 from provisioning.pki.signing import load_signing_key
-from tests.broker_server.tiny_backbone import FEATURES, HEAD, NAME, use_tiny_backbone, write_pictures
+from tests.broker_server.tiny_backbone import FEATURES, HEAD, MODEL, use_tiny_backbone, write_pictures
 from tests.integration.faults import Faults
 from tests.integration.in_process import DEVICES, FLEET, ROUNDS, run_fleet
 
 ROOT = Path(__file__).resolve().parents[2]
-SIDE = 16
-MODEL = ModelConfig(name=NAME, height=SIDE, width=SIDE, classes=("0", "1"), batch_size=8)
 RELEASED = {"release": ReleaseConfig(wait_s=30.0), "rollout": AT_ONCE}
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -47,7 +45,7 @@ def test_from_the_first_round_to_answers_for_pictures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_tiny_backbone(monkeypatch)
-    pictures = write_pictures(tmp_path / "pictures.npz", 240, side=SIDE)
+    pictures = write_pictures(tmp_path / "pictures.npz", 240)
     outcome = run_fleet(
         tmp_path,
         monkeypatch,
@@ -105,7 +103,7 @@ def test_real_processes_of_which_one_is_killed_in_the_middle_of_its_extraction(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_tiny_backbone(monkeypatch)
-    pictures = write_pictures(tmp_path / "pictures.npz", 480, side=SIDE)
+    pictures = write_pictures(tmp_path / "pictures.npz", 480)
     data = prepare_demo_data(f"npz:{pictures}", devices=2, partition="iid", directory=tmp_path, seed=3)
     config = ServerConfig(
         fleet=FLEET,
