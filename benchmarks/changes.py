@@ -104,7 +104,7 @@ def _warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[s
 
 def _machines(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """What was measured on, by the device's name; of a result of one machine without a name."""
-    if (rows := result.get("devices")) is None:
+    if not isinstance(rows := result.get("devices"), list):
         return {"": result.get("environment", {})}
     return {str(row["device"]): row["environment"] for row in rows if "environment" in row}
 

@@ -198,7 +198,7 @@ def title_of(result: Result) -> str:
 
 def _where(result: Result) -> str:
     """What was measured on; a fleet was only asked from the machine of the result."""
-    if (rows := result.get("devices")) is None:
+    if not isinstance(rows := result.get("devices"), list):
         return str(result["environment"]["label"])
     labels = [row["environment"]["label"] for row in rows if "environment" in row]
     return f"{len(labels)} devices: {', '.join(sorted(set(labels)))}"
