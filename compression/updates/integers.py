@@ -137,7 +137,9 @@ def _tokens(values: Unsigned, mantissa: int) -> tuple[npt.NDArray[np.uint8], npt
     return tokens, left_out
 
 
-def _tokens_of_chunk(values: Unsigned, mantissa: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+def _tokens_of_chunk(
+    values: Unsigned, mantissa: int | npt.NDArray[np.int32]
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
     exponents = (np.maximum(values, 1).astype(np.float64).view(np.uint64) >> np.uint64(52)).astype(np.int32)
     left_out = np.maximum(exponents - 1023 - mantissa, 0)
     # A value in [2**e, 2**(e+1)) shifted by e - m lies in [2**m, 2**(m+1)); plus (e - m) * 2**m it is unique.
@@ -152,19 +154,30 @@ def _encode_tokens(values: Unsigned) -> bytes:
 
 
 def _mantissa_bits(values: Unsigned) -> int:
+    """The number that makes the code smallest: of all values at once, each number for the few that differ."""
     sample = values[:: max(values.size // _SAMPLE, 1)]
     weight = values.size / sample.size
-    top = int(values.max())
+    top = int(values.max()).bit_length()
+    usable = np.array([m for m in range(MAX_MANTISSA + 1) if (max(top - 1 - m, 0) + 2) << m <= 256], np.int32)
+    kinds, counts = _kinds(sample)
+    tokens, left_out = _tokens_of_chunk(kinds, usable[:, np.newaxis])
+    rows = 256 * np.arange(usable.size)[:, np.newaxis]
+    often = np.broadcast_to(counts, tokens.shape).ravel()
+    tables = np.bincount((tokens + rows).ravel(), often, 256 * usable.size).reshape(-1, 256)
+    body = rans.estimated_sizes(tables.astype(np.int64)) + (left_out * counts).sum(axis=1) / 8
+    fixed = tokens.max(axis=1) * rans.CODE_BITS / 8
+    return int(usable[int(np.argmin(fixed + (body - fixed) * weight))])
 
-    def size(mantissa: int) -> float:
-        tokens, left_out = _tokens(sample, mantissa)
-        table = rans.histogram(tokens)
-        body = rans.estimated_size(table) + int(left_out.sum(dtype=np.int64)) / 8
-        fixed = int(tokens.max()) * rans.CODE_BITS / 8
-        return fixed + (body - fixed) * weight
 
-    usable = [m for m in range(MAX_MANTISSA + 1) if (max(top.bit_length() - 1 - m, 0) + 2) << m <= 256]
-    return min(usable, key=size)
+def _kinds(values: Unsigned) -> tuple[Unsigned, npt.NDArray[np.int64]]:
+    """The smallest value of each finest token, which stands for all that share it, and how often it occurs."""
+    counts = np.zeros((MAX_BITS + 1) << MAX_MANTISSA, np.int64)
+    for start in range(0, values.size, _CHUNK):
+        tokens, _ = _tokens_of_chunk(values[start : start + _CHUNK], MAX_MANTISSA)
+        counts += np.bincount(tokens, minlength=counts.size)
+    used = np.flatnonzero(counts)
+    left_out = np.maximum((used >> MAX_MANTISSA) - 1, 0)
+    return ((used - (left_out << MAX_MANTISSA)) << left_out).astype(np.uint32), counts[used]
 
 
 def _decode_tokens(data: Bytes, count: int, mantissa: int) -> Unsigned:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +35,12 @@ class Layout:
 
     def encode(self) -> bytes:
         """The treatments; names and shapes are known to the receiver."""
-        return integers.encode(np.array(self.treatments, np.uint32))
+        return _encoded(self.treatments)
+
+
+@lru_cache(maxsize=8)  # the same for every update of a model
+def _encoded(treatments: tuple[int, ...]) -> bytes:
+    return integers.encode(np.array(treatments, np.uint32))
 
 
 def decode_layout(data: Bytes, tensors: Sequence[TensorSpec]) -> Layout:

@@ -50,13 +50,21 @@ def histogram(symbols: Symbols) -> npt.NDArray[np.int64]:
 
 def estimated_size(counts: npt.NDArray[np.int64]) -> float:
     """About how many bytes `encode` makes of symbols that occur so often."""
-    used = counts[counts > 0]
-    if used.size == 0:
-        return 0.0
-    total = int(used.sum())
-    bits = float((used * np.log2(total / used)).sum()) + 0.01 * total
-    table = 1 + packed_size(CODE_BITS * int(np.flatnonzero(counts)[-1] + 1))
-    return table + (0 if used.size == 1 else bits / 8 + 2 * _lanes(total))
+    return float(estimated_sizes(counts[np.newaxis])[0])
+
+
+def estimated_sizes(tables: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """`estimated_size` of each row."""
+    totals, used = tables.sum(axis=1), tables > 0
+    rates = np.zeros(tables.shape)
+    np.divide(totals[:, np.newaxis], tables, out=rates, where=used)
+    np.log2(rates, out=rates, where=used)
+    bits = (tables * rates).sum(axis=1) + 0.01 * totals
+    alphabet = tables.shape[1] - used[:, ::-1].argmax(axis=1)
+    header = 1 + (CODE_BITS * alphabet + 7) // 8
+    lanes = np.clip(totals // SYMBOLS_PER_LANE, 1, MAX_LANES)
+    sizes = header + np.where(used.sum(axis=1) == 1, 0.0, bits / 8 + 2 * lanes)
+    return np.where(totals == 0, 0.0, sizes)
 
 
 def encode(symbols: Symbols) -> bytes:
@@ -78,18 +86,21 @@ def _encode_few(
     frequency: npt.NDArray[np.uint32],
     start: npt.NDArray[np.uint32],
 ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint16]]:
-    """As `_encode_rows`, symbol by symbol."""
-    shares, starts = frequency.tolist(), start.tolist()
-    state = [LOWEST_STATE] * lanes
-    words: list[int] = []
-    for place, symbol in zip(range(symbols.size - 1, -1, -1), symbols[::-1].tolist(), strict=True):
-        x, share = state[place % lanes], shares[symbol]
-        if x >= share << (32 - RANGE_BITS):
-            words.append(x & 0xFFFF)
-            x >>= 16
-        quotient, rest = divmod(x, share)
-        state[place % lanes] = (quotient << RANGE_BITS) + rest + starts[symbol]
-    return np.array(state, np.uint32), np.array(words[::-1], np.uint16)
+    """As `_encode_rows`, lane by lane and symbol by symbol."""
+    shares, starts, text = frequency.tolist(), start.tolist(), symbols.tolist()
+    full = [share << (32 - RANGE_BITS) for share in shares]
+    states, words = [], [-1] * len(text)  # the word that leaves before each symbol, if one does
+    for lane in range(lanes):
+        x = LOWEST_STATE
+        for place in range(lane + (len(text) - 1 - lane) // lanes * lanes, -1, -lanes):
+            symbol = text[place]
+            if x >= full[symbol]:
+                words[place] = x & 0xFFFF
+                x >>= 16
+            share = shares[symbol]
+            x += x // share * (RANGE - share) + starts[symbol]  # as quotient * RANGE + rest + start
+        states.append(x)
+    return np.array(states, np.uint32), np.array([word for word in words if word >= 0], np.uint16)
 
 
 def _encode_rows(
