@@ -92,13 +92,13 @@ def _difference(before: Measure, after: Measure, floor: float) -> Difference:
 
 def _warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
     machines, others = _machines(before), _machines(after)
-    for name in machines.keys() & others.keys():
+    for name in sorted(machines.keys() & others.keys()):
         for key in SAME_MACHINE:
             one, other = machines[name].get(key), others[name].get(key)
             if one != other:
                 yield f"the machines differ: {f'{name} {key}'.strip()} was {one}, is {other}"
-    rows = (row for result in (before, after) for key in ROWS for row in result.get(key, []))
-    if any(row.get("throttled") for row in rows):
+    lists = (result.get(key) for result in (before, after) for key in ROWS)
+    if any(row.get("throttled") for rows in lists if isinstance(rows, list) for row in rows):
         yield "one of the two was throttled: its times are not the program's"
 
 

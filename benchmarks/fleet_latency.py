@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -151,7 +151,7 @@ def device_row(
     device: str, hello: Hello, state: str, reason: str, report: LatencyReport | None
 ) -> dict[str, Any]:
     """One device as it stands in the result."""
-    row = {"device": device, "board": hello.board or f"{hello.architecture} host"}
+    row: dict[str, Any] = {"device": device, "board": hello.board or f"{hello.architecture} host"}
     if report is None:
         why = reason if state in ("away", "silent") else ": ".join(filter(None, [state, reason]))
         return row | {"outcome": "no answer", "reason": why, "verdict": f"no answer: {why}"}
@@ -161,7 +161,7 @@ def device_row(
     return row | measured_row(report.measurement)
 
 
-def measured_row(found: Measurement) -> Mapping[str, Any]:
+def measured_row(found: Measurement) -> dict[str, Any]:
     """The figures under the names that they have in a result of ``latency``, and the machine beside them."""
     plain: dict[str, Any] = to_plain(found)
     kept = ("timings", "cold_start", "conditions", "throttled_flags", "pinned")

@@ -52,7 +52,8 @@ def _section(number: int, result: Result) -> ET.Element:
     for name, version in environment.get("packages", {}).items():
         facts.append(element("dt", str(name)))
         facts.append(element("dd", str(version)))
-    section.append(element("details", element("summary", "the workstation" if "devices" in result else "the machine"), facts))
+    whose = "the workstation" if isinstance(result.get("devices"), list) else "the machine"
+    section.append(element("details", element("summary", whose), facts))
     return section
 
 

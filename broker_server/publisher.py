@@ -57,10 +57,6 @@ class Publisher:
         """Take the retained release away from the broker: a device that comes now finds none."""
         self._session.publish(self._topics.all(RELEASE), b"", retain=True, timeout_s=ACK_TIMEOUT_S)
 
-    def withdraw_release(self) -> None:
-        """Take the retained release away from the broker: a device that comes now finds none."""
-        self._session.publish(self._topics.all(RELEASE), b"", retain=True, timeout_s=ACK_TIMEOUT_S)
-
     def announce(self, release: Release) -> None:
         """Let devices ask for what a release names."""
         self._announce(release)
