@@ -99,7 +99,8 @@ class Server:
         self._dropped = 0  # messages that the broker acknowledged and threw away
         signer = load_signing_key(Path(config.keys))
         models = BlobStore(Path(config.state) / MODELS)
-        self._publisher = Publisher(self._session, self._topics, signer, self.stages.artefacts, models, measured_files(config))
+        stores = (self.stages.artefacts, models, measured_files(config))
+        self._publisher = Publisher(self._session, self._topics, signer, *stores)
         self._uploads = Uploads(BlobStore(Path(config.state) / "incoming"), self._publisher.tell)
         self._intake = Intake(
             self.stages, self._uploads, self._publisher.tell, self._on_accepted, self._on_failure
