@@ -12,7 +12,7 @@ from benchmarks.fleet_words import fleet_text, fleet_verdict
 from benchmarks.output import add_saving, emit
 from compression.command_line import Commands, command, count, names, number
 from edge_client.measure.environment import read_environment
-from edge_client.wire.measurement import MAX_RUNS, MAX_WITHIN_S, MeasurePlan
+from edge_client.wire.measurement import MAX_RUNS, MAX_WITHIN_S, MIN_RUNS, MeasurePlan
 
 
 def add_fleet_latency(commands: Commands) -> None:
@@ -67,14 +67,15 @@ def _fleet_latency(arguments: argparse.Namespace) -> int:
     from broker_server.config import load_config  # noqa: PLC0415 - server's packages
 
     config = load_config(arguments.config)
-    if not arguments.lead and not server_at_work(config):
+    at_work = server_at_work(config)
+    if not arguments.lead and not at_work:
         raise BenchmarkError(
             f"no server is at work for fleet {config.fleet}: start one with bramble-server run --config "
             f"{arguments.config}, or add --lead, and this command leads the fleet while it measures"
         )
     plan = MeasurePlan(arguments.threads, arguments.runs, arguments.within)
     order = give_order(config, arguments.model, plan, devices=arguments.devices, wait_s=arguments.wait)
-    leader = Leader(config, arguments.config.resolve().parent) if arguments.lead else None
+    leader = None if at_work else Leader(config, arguments.config.resolve().parent)
     try:
         if leader is not None:
             leader.start()
@@ -101,7 +102,9 @@ def _threads(text: str) -> int:
 
 
 def _runs(text: str) -> int:
-    return int(number(str(count(text)), 1, MAX_RUNS, f"a number of runs from 1 to {MAX_RUNS}"))
+    return int(
+        number(str(count(text)), MIN_RUNS, MAX_RUNS, f"a number of runs from {MIN_RUNS} to {MAX_RUNS}")
+    )
 
 
 def _within(text: str) -> float:

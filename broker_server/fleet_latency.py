@@ -13,7 +13,7 @@ from pathlib import Path
 from broker_server import clock
 from broker_server.config import ServerConfig
 from broker_server.publisher import Publisher
-from broker_server.store.latency import DONE, LatencyOrder, LatencyStore, OrderRow
+from broker_server.store.latency import DONE, LatencyStore, OrderRow
 from broker_server.store.ledger import Ledger
 from edge_client.session.blobs import BlobStore
 from edge_client.wire.errors import WireError
@@ -109,7 +109,7 @@ class FleetLatency:
         row = self._store.waiting()
         if row is None:
             return None
-        if problem := self._problem(row.order):
+        if problem := self._problem(row, now):
             self._store.end(row.number, problem)
             return None
         known = self._ledger.devices()
@@ -123,8 +123,10 @@ class FleetLatency:
         log.info("request %d: %d devices are asked", row.number, len(waiting))
         return _Work(row, waiting, dict.fromkeys(waiting - online, now))
 
-    def _problem(self, order: LatencyOrder) -> str:
-        known = self._ledger.devices()
+    def _problem(self, row: OrderRow, now: float) -> str:
+        order, known = row.order, self._ledger.devices()
+        if now > row.at + order.wait_s:
+            return "its time was up before a server came"
         if not known:
             return "no device has ever joined this fleet"
         if strange := sorted(set(order.devices) - set(known)):

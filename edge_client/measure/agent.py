@@ -165,9 +165,14 @@ class Measurer:
                 return self._say("fetching")
             self._process = self._start(file, request.plan)
             return self._say("measuring")
-        measurement = self._process.result()
+        try:
+            measurement = self._process.result()
+        except MeasureError:
+            self._end_process()
+            raise
         if measurement is None:
             return None
+        self._end_process()  # should the disk be full now, it is measured again
         if request.model is not None and measurement.model != request.model.digest:
             raise MeasureError("the file was damaged on the disk")
         return self._conclude("measured", measurement=replace(measurement, version=self._version))

@@ -21,9 +21,8 @@ from edge_client.measure.errors import MeasureError, UnrunnableError
 from edge_client.measure.model import check_model, open_model
 from edge_client.measure.timing import Sample, TimingRule, sample, summarise
 from edge_client.runtime import runtime_name, runtime_version
-from edge_client.wire.measurement import ColdStart, Measurement, MeasurePlan, Timings
+from edge_client.wire.measurement import REPEATS, ColdStart, Measurement, MeasurePlan, Timings
 
-REPEATS = 5  # each with an interpreter of its own: where it lies in memory moves its times
 COLD_STARTS = 3
 CALLS = 200  # with inputs and outputs copied, at most, to see what copying adds
 MISSING_OP = re.compile(r"builtin opcode '(\w+)' version|unresolved custom op: ([\w./:-]+?)\.?(?:\s|$)")
@@ -171,7 +170,7 @@ def _rule(plan: MeasurePlan) -> TimingRule:
     return replace(
         usual,
         min_runs=min(usual.min_runs, plan.runs),
-        max_runs=plan.runs,
+        max_runs=plan.runs - plan.runs % REPEATS,  # every repeat has as many, and all together no more
         min_s=min(usual.min_s, plan.within_s),
         max_s=plan.within_s,
         warm_up_s=min(usual.warm_up_s, plan.within_s),

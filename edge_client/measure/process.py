@@ -43,7 +43,7 @@ class MeasuringProcess:
         limit_s: float | None = None,
         command: Sequence[str] = COMMAND,
     ) -> None:
-        self.limit_s = STARTS_S + 2 * plan.within_s if limit_s is None else limit_s
+        self.limit_s = STARTS_S + 4 * plan.within_s if limit_s is None else limit_s
         self._ends = time.monotonic() + self.limit_s
         self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 - see `end`
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -87,6 +87,8 @@ class MeasuringProcess:
 
     def end(self) -> None:
         """Kill it with all it started, if it is still there."""
+        if self._out.closed:
+            return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._child.pid, signal.SIGKILL)
         self._child.wait()

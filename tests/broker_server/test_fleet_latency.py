@@ -229,6 +229,13 @@ def test_orders_that_cannot_be_carried_out_say_why(case: Case) -> None:
         case.join("pi-1")
 
 
+def test_an_order_whose_time_was_up_before_a_server_came_asks_nobody(case: Case) -> None:
+    case.join("pi-1")
+    number = case.order()
+    assert case.tick(seconds=61.0) == []
+    assert case.store.answer(number) == "its time was up before a server came"
+
+
 def test_an_order_that_is_called_off_is_left_at_once(case: Case) -> None:
     case.join("pi-1")
     number = case.order()

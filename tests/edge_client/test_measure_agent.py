@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 from collections import namedtuple
 from dataclasses import dataclass, field, replace
@@ -249,6 +250,26 @@ def test_figures_of_another_file_are_not_believed(device: Device) -> None:
     device.measurer.on_request(request(model=ref))
     device.measurer.advance(0.0)
     assert device.finish(measurement("1" * 64)).reason == "the file was damaged on the disk"
+
+
+def test_a_disk_that_is_full_decides_nothing_and_it_is_measured_again(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device.activate()
+    device.measurer.on_request(request())
+    device.measurer.advance(0.0)
+    device.processes[-1].comes_to = measurement(sha256(ACTIVE))
+    with monkeypatch.context() as patch:
+        patch.setattr("edge_client.measure.agent.write_atomically", full)
+        with pytest.raises(OSError, match="No space left"):
+            device.measurer.advance(0.0)
+    assert device.measurer.advance(0.0) is None  # said already; a new child is at it
+    assert len(device.processes) == 2
+    assert device.finish(measurement(sha256(ACTIVE))).outcome == "measured"
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 # ---- in the agent ----
