@@ -102,9 +102,8 @@ def _threads(text: str) -> int:
 
 
 def _runs(text: str) -> int:
-    return int(
-        number(str(count(text)), MIN_RUNS, MAX_RUNS, f"a number of runs from {MIN_RUNS} to {MAX_RUNS}")
-    )
+    what = f"a number of runs from {MIN_RUNS} to {MAX_RUNS}"
+    return int(number(str(count(text)), MIN_RUNS, MAX_RUNS, what))
 
 
 def _within(text: str) -> float:

@@ -15,10 +15,10 @@ from benchmarks.models import read_model
 from compression.models.precision import precision_of
 from edge_client.measure.conditions import Watch
 from edge_client.measure.errors import MeasureError
-from edge_client.measure.latency import REPEATS, Setting, TimedModel, share_of
+from edge_client.measure.latency import Setting, TimedModel, share_of
 from edge_client.measure.timing import TimingRule
 from edge_client.runtime import runtime_name, runtime_version
-from edge_client.wire.measurement import ColdStart, Conditions, Timings
+from edge_client.wire.measurement import REPEATS, ColdStart, Conditions, Timings
 
 Report = Callable[[str, float], None]  # what is being done, and the share of it done
 
