@@ -10,7 +10,7 @@ from benchmarks.codecs import CODECS
 from benchmarks.federation_options import add_federation, add_plot, plan_of
 from benchmarks.output import add_saving, emit
 from benchmarks.wire import benchmark_wire
-from compression.command_line import Commands, command, fraction, names, seconds
+from compression.command_line import Commands, command, count, fraction, names, natural, seconds
 from compression.progress import progress_bar
 from edge_client.measure.environment import read_environment
 
@@ -24,12 +24,14 @@ def add_wire(commands: Commands) -> None:
         "what codecs make of one update: bytes, likeness, seconds, memory; made-up values, one core",
         "bramble-bench wire --parameters 5000000 --codecs safe,small,stc-1 --json",
     )
-    parser.add_argument("--parameters", type=int, default=5_000_000, metavar="N", help="default: %(default)s")
+    parser.add_argument(
+        "--parameters", type=count, default=5_000_000, metavar="N", help="default: %(default)s"
+    )
     parser.add_argument(
         "--codecs", type=names, default=(), metavar="A,B", help=f"default: all, {', '.join(CODECS)}"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of the update (default: %(default)s)"
+        "--seed", type=natural, default=0, metavar="N", help="of the update (default: %(default)s)"
     )
     parser.add_argument(
         "--max-seconds",

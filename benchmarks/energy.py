@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmarks.errors import BenchmarkError
 from benchmarks.models import read_model
 from benchmarks.power import Integral, PowerMeter, find_meter, typical_watts
+from edge_client.measure.children import run_child
 from edge_client.measure.model import LoadedModel, open_model
 from edge_client.wire.measurement import Environment
 
@@ -74,6 +75,7 @@ def benchmark_energy(
     drawn = watts if watts is not None else typical_watts(environment.board)
     if meter is None and (drawn is None or (environment.emulated and watts is None)):
         raise BenchmarkError(NO_METER)
+    run_child("edge_client.measure.cold_start", [str(path), "1"])  # a crash of the runtime is met there
     try:
         model = open_model(data, threads=1)
         model.run()

@@ -63,6 +63,8 @@ def run_flash(arguments: argparse.Namespace) -> int:
             raise BenchmarkError(f"no compression is called {kind!r}; there are {', '.join(KINDS)}")
     if arguments.size_mb < SMALLEST_MB:
         raise BenchmarkError(f"--size-mb must be at least {SMALLEST_MB}")
+    if arguments.folder is not None and not arguments.folder.is_dir():
+        raise BenchmarkError(f"--folder {arguments.folder} is not a folder: make it first")
     environment = read_environment()
     with (
         tempfile.TemporaryDirectory(prefix="bramble-flash-", dir=arguments.folder) as folder,

@@ -175,7 +175,7 @@ def rows_of(result: Result) -> list[tuple[str, Result]]:
     for key in kind.rows.split(","):
         value = result.get(key)
         if isinstance(value, list):
-            found += [(_name(row, ""), row) for row in value]
+            found += [(_name(row, ""), row) for row in value if isinstance(row, Mapping)]
         elif isinstance(value, Mapping):
             found.append((_name(value, key), value))
     return found
@@ -185,7 +185,7 @@ def _name(row: Result, key: str) -> str:
     named = next((name for name in NAMED_BY if name in row), None)
     words = [key if named is None else Path(str(row[named])).name if named == "file" else str(row[named])]
     if "xnnpack" in row:
-        words += [str(row["runtime"]), f"{row['threads']} thr."]
+        words += [str(row.get("runtime", "")), f"{row.get('threads')} thr."]
         words += [] if row["xnnpack"] else ["no XNNPACK"]
         words += [f"batch {row['batch']}"] if row.get("batch") else []
     return ", ".join(word for word in [str(row.get("device", "")), *words] if word)

@@ -27,7 +27,9 @@ OWN_MACHINES = ("environment", "fleet-latency")  # whose text says where its fig
 
 def add_saving(parser: argparse.ArgumentParser) -> None:
     """``--save`` and ``--history``."""
-    parser.add_argument("--save", type=Path, metavar="FILE", help="write the result as JSON too, for compare")
+    parser.add_argument(
+        "--save", type=_writable, metavar="FILE", help="write the result as JSON too, for compare"
+    )
     parser.add_argument(
         "--history",
         type=Path,
@@ -36,6 +38,16 @@ def add_saving(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=f"append the result to a file of JSON lines, for report (alone: {default_history()})",
     )
+
+
+def _writable(text: str) -> Path:
+    """A file that can be written, known before minutes are spent on what it is to hold."""
+    file = Path(text)
+    if not file.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{file.parent} is not a folder: make it first")
+    if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{file} cannot be written")
+    return file
 
 
 def default_history() -> Path:
@@ -59,19 +71,28 @@ def emit(
     still says where it was measured.
     """
     document = envelope(kind, environment, plain)
-    if (file := getattr(arguments, "save", None)) is not None:
-        _write(file, json.dumps(document, indent=2) + "\n", "w")
-    if (history := getattr(arguments, "history", None)) is not None:
-        history.parent.mkdir(parents=True, exist_ok=True)
-        _write(history, json.dumps(document) + "\n", "a")
     if arguments.json and rows:
         shared = {"benchmark": kind, "environment": document["environment"]}
         print(json.dumps([row | shared for row in document[rows]], indent=2))
     elif arguments.json:
         print(json.dumps(document, indent=2))
     else:
-        print(text if kind in OWN_MACHINES else f"{text}\n\non: {environment.label}")
+        print(text if kind == "environment" else f"{text}\n\non: {environment.label}")
+    _keep(arguments, document)
     return 0
+
+
+def _keep(arguments: argparse.Namespace, document: Mapping[str, Any]) -> None:
+    """After it was shown: a full disk costs the file, not the result."""
+    try:
+        if (file := getattr(arguments, "save", None)) is not None:
+            file.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        if (file := getattr(arguments, "history", None)) is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("a", encoding="utf-8") as history:
+                history.write(json.dumps(document) + "\n")
+    except OSError as exc:
+        raise BenchmarkError(f"{file}: {exc.strerror or exc}") from exc
 
 
 def envelope(kind: str, environment: Environment, plain: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,20 +116,31 @@ def read_results(file: Path) -> list[dict[str, Any]]:
         if file.stat().st_size > MAX_RESULT_BYTES:
             raise BenchmarkError(f"{file} has more than {MAX_RESULT_BYTES} bytes: no file of results has")
         text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise BenchmarkError(f"{file}: {getattr(exc, 'strerror', None) or exc}") from exc
+    except UnicodeDecodeError as exc:
+        raise BenchmarkError(f"{file} is not text: no file of results") from exc
+    except OSError as exc:
+        raise BenchmarkError(f"{file}: {exc.strerror or exc}") from exc
     try:
         found = [json.loads(text)]
     except ValueError:
         found = [
             _line(file, number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()
         ]
-    for result in found:
-        if not isinstance(result, dict) or result.get("schema") != SCHEMA or "benchmark" not in result:
-            raise BenchmarkError(
-                f"{file} holds no result of bramble-bench of schema {SCHEMA} (--save writes one)"
-            )
+    if not all(_is_result(result) for result in found):
+        raise BenchmarkError(
+            f"{file} holds no result of bramble-bench of schema {SCHEMA}: --save and --history write them"
+        )
     return found
+
+
+def _is_result(found: Any) -> bool:
+    """Whether it is the envelope; rows are checked where they are shown."""
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+        return False
+    environment = found.get("environment")
+    return (
+        isinstance(found.get("benchmark"), str) and isinstance(environment, dict) and "label" in environment
+    )
 
 
 def _line(file: Path, number: int, line: str) -> Any:
@@ -116,11 +148,3 @@ def _line(file: Path, number: int, line: str) -> Any:
         return json.loads(line)
     except ValueError as exc:
         raise BenchmarkError(f"{file}, line {number}: not JSON: {exc}") from exc
-
-
-def _write(file: Path, text: str, mode: str) -> None:
-    try:
-        with file.open(mode, encoding="utf-8") as opened:
-            opened.write(text)
-    except OSError as exc:
-        raise BenchmarkError(f"{file}: {exc.strerror or exc}") from exc

@@ -121,7 +121,9 @@ def benchmark_bundle(
     try:
         data = path.read_bytes()
         TrainableBundle.from_bytes(data)
-    except (OSError, SpecError) as exc:
+    except OSError as exc:
+        raise BenchmarkError(f"{path}: {exc.strerror or exc}") from exc
+    except SpecError as exc:
         raise BenchmarkError(f"{path}: {exc}") from exc
     ours, runtime = _ours(path, threads, max_s)
     return _result(str(path), data, threads, runtime, ours, None)

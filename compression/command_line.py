@@ -116,6 +116,11 @@ def count(text: str) -> int:
     return int(text)
 
 
+def natural(text: str) -> int:
+    """From 0 to a billion."""
+    return 0 if text == "0" else count(text)
+
+
 def counts(text: str) -> tuple[int, ...]:
     """With commas between."""
     return tuple(count(part) for part in text.split(","))

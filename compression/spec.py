@@ -222,6 +222,8 @@ class TrainableBundle:
     @classmethod
     def from_bytes(cls, data: bytes) -> TrainableBundle:
         """Parse a bundle file; raise `SpecError` for anything else."""
+        if len(data) < _HEADER.size:
+            raise SpecError(f"not a training bundle: {len(data)} bytes")
         try:
             magic, version, spec_size, tflite_size = _HEADER.unpack_from(data)
             if magic != _MAGIC or version != _VERSION or data[5:8] != bytes(3):
@@ -232,7 +234,7 @@ class TrainableBundle:
                 raise SpecError("training bundle is truncated or has bytes to spare")
             spec_end = _HEADER.size + spec_size
             spec = loads(ModelSpec, bytes(data[_HEADER.size : spec_end]), max_bytes=MAX_SPEC_BYTES)
-        except (struct.error, RecordError) as exc:
+        except RecordError as exc:
             raise SpecError(f"training bundle: {exc}") from exc
         return cls(spec=spec, tflite=bytes(data[spec_end:]))
 

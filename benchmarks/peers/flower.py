@@ -50,7 +50,8 @@ def find_flower(python: Path | None) -> tuple[Path, str]:
         BenchmarkError: there is none, with the command that installs it.
     """
     python = python or VENV / "bin/python"
-    how = f"install it into an environment of its own: {HOW.format(python.parents[1])}"
+    home = python.parent.parent if python.parent.name == "bin" and not python.exists() else VENV
+    how = f"install it into an environment of its own: {HOW.format(home)}"
     try:
         answer = subprocess.run(
             [str(python), "-c", "import importlib.metadata as m; print(m.version('flwr'))"],

@@ -82,6 +82,20 @@ def test_nothing_to_go_by_is_an_error(tmp_path: Path, model: Path) -> None:
             benchmark_energy(model, environment, for_s=0.05, root=tmp_path)
 
 
+def test_a_model_that_cannot_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = (tiny_model(tmp_path / "model.tflite")).read_bytes()
+    for name, content, message in (
+        ("empty", b"", "not a TFLite file: 0 bytes"),
+        ("cut", data[: len(data) // 2], "damaged or cut short"),
+        ("folder", None, "Is a directory"),
+    ):
+        file = tmp_path / f"{name}.tflite"
+        file.mkdir() if content is None else file.write_bytes(content)
+        assert main(["energy", str(file), "--watts", "3"]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1 and message in error
+
+
 @pytest.mark.parametrize(
     ("board", "watts"),
     [

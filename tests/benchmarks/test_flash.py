@@ -15,6 +15,7 @@ from benchmarks.cli import main
 from benchmarks.errors import BenchmarkError
 from benchmarks.flash import benchmark_flash
 from benchmarks.flash_image import KINDS, make_image, pack
+from benchmarks.output import read_results
 from provisioning.image.errors import ImageError
 from provisioning.image.hashed_file import HashedFile
 from provisioning.image.sources import open_image, read_image
@@ -57,7 +58,9 @@ def test_each_archive_holds_the_image(tmp_path: Path) -> None:
         assert image.kind == kind
 
 
-def test_the_command_prints_what_was_promised(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_what_was_promised(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = [
         "flash",
         "--size-mb",
@@ -69,8 +72,10 @@ def test_the_command_prints_what_was_promised(folder: Path, capsys: pytest.Captu
         "--folder",
         str(folder),
     ]
-    assert main([*arguments, "--json"]) == 0
+    saved = tmp_path_factory.mktemp("saved") / "flash.json"
+    assert main([*arguments, "--json", "--save", str(saved)]) == 0
     document: Any = json.loads(capsys.readouterr().out)
+    assert read_results(saved) == [document]
     assert document["verified"] is True and document["ours_s"] > 0
     for key, program in (("bmaptool_s", "bmaptool"), ("bmaptool_nobmap_s", "bmaptool"), ("dd_s", "dd")):
         assert (document[key] is None) == (shutil.which(program) is None)
@@ -108,6 +113,8 @@ def test_what_cannot_be_measured(
 ) -> None:
     assert main(["flash", "--compression", "rar"]) == 1
     assert "there are img, xz, zst, gz, zip" in capsys.readouterr().err
+    assert main(["flash", "--folder", str(tmp_path / "absent")]) == 1
+    assert "absent is not a folder" in capsys.readouterr().err
     assert main(["flash", "--size-mb", "1"]) == 1
     assert "at least 8" in capsys.readouterr().err
     with pytest.raises(BenchmarkError, match="MB of room"):

@@ -51,6 +51,41 @@ def test_every_command_writes_the_same_envelope_and_appends_to_a_history(
     assert [each["benchmark"] for each in json.loads(capsys.readouterr().out)] == ["size"]
 
 
+def test_a_file_that_cannot_be_written_is_known_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file, message in ((tmp_path / "absent/a.json", "is not a folder"), (tmp_path, "cannot be written")):
+        with pytest.raises(SystemExit) as ended:
+            main(["environment", "--save", str(file)])
+        assert ended.value.code == 2
+        captured = capsys.readouterr()
+        assert message in captured.err and captured.out == ""
+    (tmp_path / "file").touch()
+    assert main(["environment", "--history", str(tmp_path / "file/history.jsonl")]) == 1
+    captured = capsys.readouterr()
+    assert "governor" in captured.out  # the result is not lost
+    assert "history.jsonl: " in captured.err and captured.err.count("\n") == 1
+
+
+def test_every_comparison_has_a_table() -> None:
+    rows = [{"codec": "small", "accuracy_mean": 0.95, "ratio_up": 100.0}]
+    flash = [{"compression": "xz", "ours_s": 1.5, "dd_s": None}]
+    results = [
+        envelope("accuracy-bytes", read_environment(), {"rows": rows}),
+        envelope("strategies", read_environment(), {"rows": [{"strategy": "fedavg", "codec": "safe"}]}),
+        envelope("flash", read_environment(), {**flash[0], "results": flash}),
+        envelope("aggregate", read_environment(), {"codec": "safe", "s_per_update": 0.002}),
+    ]
+    text = markdown(results)
+    for line in (
+        "| small | 0.9500 | - | 100.0 |",
+        "| fedavg | - |",
+        "| xz | 1.50 | - | - |",
+        "| safe | 2.000 |",
+    ):
+        assert line in text
+
+
 def test_a_table_of_systems() -> None:
     result = peers()
     assert [name for name, _ in rows_of(result)] == ["ours", "flower"]
@@ -89,6 +124,17 @@ def test_files_that_hold_no_results_are_one_line(tmp_path: Path, capsys: pytest.
     assert "nowhere/page.html: No such file" in capsys.readouterr().err
     assert main(["report", str(good), "--plot", str(tmp_path / "plot.txt")]) == 1
     assert "a plot is one of .svg" in capsys.readouterr().err
+    for text in ('{"schema": 1, "benchmark": "latency"}', '[{"schema": 1}]', '{"schema": 2}'):
+        (tmp_path / "odd.json").write_text(text)
+        assert main(["report", str(tmp_path / "odd.json")]) == 1
+        assert "holds no result of bramble-bench of schema 1" in capsys.readouterr().err
+    (tmp_path / "odd.json").write_bytes(b"\xff\xfe")
+    assert main(["report", str(tmp_path / "odd.json")]) == 1
+    assert "odd.json is not text" in capsys.readouterr().err
+    odd = {"models": [3, {"file": 4, "xnnpack": False}, "x"]}
+    (tmp_path / "odd.json").write_text(json.dumps(envelope("latency", read_environment(), odd)))
+    assert main(["report", str(tmp_path / "odd.json")]) == 0
+    assert "| 4, None thr., no XNNPACK | - |" in capsys.readouterr().out
     (tmp_path / "empty.jsonl").touch()
     assert main(["report", str(tmp_path / "empty.jsonl")]) == 1
     assert "empty.jsonl: no results" in capsys.readouterr().err
