@@ -134,9 +134,18 @@ def passed(state: Path) -> bool:
 
 
 def free_slot(prefix: Path, state: Path) -> str:
-    """The slot that a new client may be unpacked into: the one that does not run."""
+    """The slot that a new client may be unpacked into: never that of the client to go back to.
+
+    It is the one that does not run, and while one is on trial that one's: it has not been online yet, and
+    whoever installs another meanwhile would leave two unproven clients on a device that is far away.
+    """
     try:
-        running = chosen(prefix, state)
+        kept = chosen(prefix, state)
     except SlotError:
         return SLOTS[0]
-    return SLOTS[1 - SLOTS.index(running)]
+    pointer = read_json(prefix / POINTER)
+    previous = str(pointer.get("previous", ""))
+    on_trial = kept == pointer.get("active") and trial_of(prefix, state, kept).get("state") != "passed"
+    if on_trial and client_of(prefix, previous):
+        kept = previous
+    return SLOTS[1 - SLOTS.index(kept)]

@@ -15,7 +15,6 @@ from edge_client.device.slots import (
     SLOTS,
     TRIAL,
     SlotError,
-    chosen,
     client_of,
     free_slot,
     read_json,
@@ -27,7 +26,7 @@ MAX_FILES, MAX_UNPACKED_BYTES = 50_000, 2 << 30
 
 
 def install(prefix: Path, state: Path, archive: IO[bytes], *, durable: bool = True) -> str:
-    """Unpack a client beside the running one and let it run from the next start on; its slot.
+    """Unpack a client beside the one that is proven and let it run from the next start on; its slot.
 
     Args:
         prefix: the folder of both.
@@ -36,20 +35,22 @@ def install(prefix: Path, state: Path, archive: IO[bytes], *, durable: bool = Tr
         durable: wait until the disk has it all; a test need not.
 
     Raises:
-        SlotError: the archive is not a client; the running one stands.
+        SlotError: the archive is not a client; the proven one stands.
     """
     slot = free_slot(prefix, state)
-    running = chosen(prefix, state) if client_of(prefix, SLOTS[1 - SLOTS.index(slot)]) else ""
-    if running:  # after a failed trial the pointer still names the slot that is about to be replaced
-        write_json(prefix / POINTER, {"active": running})
+    other = SLOTS[1 - SLOTS.index(slot)]
+    proven = other if client_of(prefix, other) else ""
+    fresh = extract(archive, prefix / slot, durable=durable)
+    if proven:  # in a trial, and after a failed one, the pointer names the slot that is about to be replaced
+        write_json(prefix / POINTER, {"active": proven})
     (state / TRIAL).unlink(missing_ok=True)  # whoever failed one may have another
-    unpack(archive, prefix / slot, durable=durable)
-    write_json(prefix / POINTER, {"active": slot} | ({"previous": running} if running else {}))
+    replace(prefix / slot, fresh)
+    write_json(prefix / POINTER, {"active": slot} | ({"previous": proven} if proven else {}))
     return slot
 
 
-def unpack(archive: IO[bytes], folder: Path, *, durable: bool = True) -> None:
-    """Replace a folder by what is in ``client.tar.gz``; half of it never counts."""
+def extract(archive: IO[bytes], folder: Path, *, durable: bool) -> Path:
+    """What is in ``client.tar.gz``, beside the folder that it is for; `SlotError` if it is no client."""
     fresh = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -60,6 +61,11 @@ def unpack(archive: IO[bytes], folder: Path, *, durable: bool = True) -> None:
         raise SlotError(f"the client's archive cannot be unpacked: {exc}") from exc
     if durable:
         os.sync()  # one call for a thousand files, before the name changes
+    return fresh
+
+
+def replace(folder: Path, fresh: Path) -> None:
+    """Put a folder that is whole in another's place."""
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)
     sync_folder(folder.parent)

@@ -87,6 +87,28 @@ def test_after_a_failed_trial_the_next_client_takes_the_failed_ones_place(
     assert trial(state)["starts"] == 1
 
 
+@pytest.mark.parametrize("starts", [0, 1])
+def test_a_client_installed_in_anothers_trial_leaves_the_proven_one(
+    tmp_path: Path, state: Path, starts: int
+) -> None:
+    prefix = two(tmp_path, state)
+    for _ in range(starts):
+        slots.begin_start(prefix, state)
+    assert add(tmp_path, state, "3.0", 3000) == "b"
+    assert slots.client_of(prefix, "a")["build"] == 1000
+    assert slots.read_json(prefix / slots.POINTER) == {"active": "b", "previous": "a"}
+    assert [slots.begin_start(prefix, state)[0] for _ in range(4)] == ["b", "b", "b", "a"]
+
+
+def test_an_archive_that_is_no_client_ends_nobodys_trial(tmp_path: Path, state: Path) -> None:
+    prefix = two(tmp_path, state)
+    slots.begin_start(prefix, state)
+    with pytest.raises(slots.SlotError, match="cannot be unpacked"):
+        unpack.install(prefix, state, io.BytesIO(b"no archive"))
+    assert slots.begin_start(prefix, state) == ("b", True)
+    assert trial(state)["starts"] == 2
+
+
 def test_where_a_start_cannot_be_counted_the_client_before_runs(
     tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
