@@ -136,6 +136,8 @@ class Server:
             if self._state.phase == "finished" and self.config.release.enabled:
                 self._rollout.begin(self._reachable())
                 self._lead_rollout(stop)
+            while self._latency.busy and not stop.is_set():
+                self._turn()
             if self.finished:
                 self._publish_idle()
 
