@@ -93,8 +93,9 @@ def _show(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> int:
         rows = [row | {"file": arguments.model.name} if "file" in row else row for row in rows]
     words = fleet_verdict(rows)
     plain = {"devices": rows, "verdict": words}
-    emit(arguments, "fleet-latency", read_environment(), plain, f"{fleet_text(rows)}\n\n{words}")
-    return 0 if any("timings" in row for row in rows) else 1
+    text = f"{fleet_text(rows)}\n\n{words}"
+    status = emit(arguments, "fleet-latency", read_environment(), plain, text)
+    return status if any("timings" in row for row in rows) else 1
 
 
 def _threads(text: str) -> int:

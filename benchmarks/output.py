@@ -77,7 +77,7 @@ def emit(
     elif arguments.json:
         print(json.dumps(document, indent=2))
     else:
-        print(text if kind == "environment" else f"{text}\n\non: {environment.label}")
+        print(text if kind in OWN_MACHINES else f"{text}\n\non: {environment.label}")
     _keep(arguments, document)
     return 0
 

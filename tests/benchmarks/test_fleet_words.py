@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from benchmarks.fleet_progress import share_of
 from benchmarks.fleet_words import device_verdict, fleet_text, fleet_verdict
 from benchmarks.history import markdown
 from benchmarks.history_page import html
-from benchmarks.output import envelope
+from benchmarks.output import emit, envelope
 from edge_client.measure.environment import read_environment
 from edge_client.wire.frame import MAX_JSON_BYTES, encode
 from edge_client.wire.measurement import MAX_SAMPLES
@@ -98,6 +99,13 @@ def test_the_fleet_in_words() -> None:
 
 def result(*rows: dict[str, Any]) -> dict[str, Any]:
     return envelope("fleet-latency", read_environment(), {"devices": list(rows), "verdict": "so it is"})
+
+
+def test_its_text_does_not_name_the_workstation(capsys: pytest.CaptureFixture[str]) -> None:
+    plain = {"devices": ROWS, "verdict": "so it is"}
+    environment = read_environment()
+    assert emit(argparse.Namespace(json=False), "fleet-latency", environment, plain, "so it is") == 0
+    assert capsys.readouterr().out == "so it is\n"
 
 
 def test_report_reads_it() -> None:
