@@ -40,7 +40,6 @@ COMMENTS: Mapping[str, str] = {
     "pki": "the certificate authority",
     "max_examples": "a device's claim counts up to this",
     "absent_days": "a device that is not seen for so long counts in no share and no total",
-    "absent_days": "a device that is not seen for so long counts in no share and no total",
     "broker.kind": "auto, embedded, mosquitto, mqtt://HOST:PORT or mqtts://HOST:PORT",
     "broker.port": "0: a free one",
     "broker.host": "0.0.0.0: to be reached from the network",

@@ -24,7 +24,7 @@ from edge_client import health
 from edge_client.config import EdgeConfig
 from edge_client.data import DataSource, summarise
 from edge_client.data.errors import reason_for_server
-from edge_client.device.slots import passed
+from edge_client.device.slots import TRIAL_S, passed
 from edge_client.enrolment.steps import Steps
 from edge_client.extractors import extractor_blobs
 from edge_client.inference.aftercare import Aftercare
@@ -93,7 +93,10 @@ class Agent:
         )
         self._source = DataSource.parse(config.data.source, label_column=config.data.label_column)
         self._summary = summarise(
-            self._source, validation_fraction=config.data.validation_fraction, seed=config.data.seed
+            self._source,
+            validation_fraction=config.data.validation_fraction,
+            seed=config.data.seed,
+            progress=self._counting,
         )
         self._process = secrets.token_hex(8)
         self._session = Session(
@@ -118,6 +121,12 @@ class Agent:
         self._joined = False  # the broker has been reached by this process
         self._rest_until, self._rest_s = 0.0, FIRST_REST_S
         self._stop = threading.Event()
+
+    def _counting(self, _done: int, _total: int) -> None:
+        """Examples are being counted: hours of pictures on a slow card are no reason to end the start."""
+        self._manager.starting()
+        if signal.alarm(0):  # of the launcher: the time of a trial is for coming online
+            signal.alarm(TRIAL_S)
 
     def run(self, stop: threading.Event) -> None:
         """Take part in the fleet until told to stop."""
@@ -215,14 +224,6 @@ class Agent:
         channel = incoming.topic.rsplit("/", 1)[-1]
         if channel == CHUNK:
             self._on_chunk(decode(incoming.payload), incoming.at)
-            return
-        if channel == RELEASE and not incoming.payload:
-            self._release = None  # the retained one was taken away: it is not to be installed any more
-            self._downloads.forget_all()  # a task asks again for its own
-            return
-        if channel == RELEASE and not incoming.payload:
-            self._release = None  # the retained one was taken away: it is not to be installed any more
-            self._downloads.forget_all()  # a task asks again for its own
             return
         if channel == RELEASE and not incoming.payload:
             self._release = None  # the retained one was taken away: it is not to be installed any more

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 
 BEATS_A_TIME_OUT = 3  # one may come late without harm
+STARTING_S = 300  # more for a start that goes on: one picture on the slowest card, many times over
 
 
 class ServiceManager:
@@ -20,7 +21,14 @@ class ServiceManager:
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         self._address = environment.get("NOTIFY_SOCKET", "")
         self._every_s = _watchdog_s(environment) / BEATS_A_TIME_OUT
-        self._beat_at = float("-inf")
+        self._beat_at = self._asked_at = float("-inf")
+
+    def starting(self, now: float | None = None) -> None:
+        """The start takes longer, and goes on; to be called often, before `ready`."""
+        moment = time.monotonic() if now is None else now
+        if moment - self._asked_at >= STARTING_S / BEATS_A_TIME_OUT:
+            self._asked_at = moment
+            self._send(f"EXTEND_TIMEOUT_USEC={STARTING_S * 1_000_000}")
 
     def ready(self) -> None:
         """The start is over."""

@@ -25,7 +25,7 @@ SLOTS = ("a", "b")
 POINTER, TRIAL, CLIENT, SITE = "pointer.json", "trial.json", "client.json", "site"
 LIBRARIES = "shared-libraries"
 MAX_STARTS = 3  # of a client on trial
-TRIAL_S = 1200  # a start may take this long until the client is online; counting examples may take 900 of it
+TRIAL_S = 1200  # a start may take this long until the client is online, from when its examples are counted
 MAX_RECORD_BYTES = 64 * 1024
 
 

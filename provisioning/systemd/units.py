@@ -34,7 +34,7 @@ STATUS_LOG = "status.log"
 UPGRADE_REQUEST = f"{REAL_STATE}/upgrade/staged.json"
 
 WATCHDOG_S = 600  # one batch of a large model on the smallest board, many times over
-FIRST_START_S = 900  # counting a large folder of pictures comes before the first word to systemd
+FIRST_START_S = 900  # until the first word to systemd; while examples are counted the client asks for more
 
 # Its own user for as long as it runs, nothing writable but its state, no devices, no capabilities, and the
 # system calls of an ordinary service. @resources is refused with an error, which numeric libraries survive.

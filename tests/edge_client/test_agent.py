@@ -9,11 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from compression.updates import pack_model
 from edge_client.agent import FIRST_REST_S, GIVE_UP_S, OFFER_RETRY_S, Agent
+from edge_client.config import DataConfig
 from edge_client.data.errors import NOT_TOLD, DataError
+from edge_client.device.slots import TRIAL_S
 from edge_client.files import write_atomically
+from edge_client.sd_notify import ServiceManager
 from edge_client.session.blobs import BlobError
 from edge_client.session.inbox import ConnectionChange, Incoming
 from edge_client.state import DeviceState
@@ -484,3 +488,26 @@ def test_it_says_goodbye(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     case.agent._say_goodbye()
     assert isinstance(case.agent, Agent)
     assert case.step(ConnectionChange(False, "gone")) == []
+
+
+def test_while_examples_are_counted_systemd_is_asked_for_time_and_a_trial_begins_anew(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = case.agent._state.directory.parent / "pictures"
+    for name in ("a", "b"):
+        (images / name).mkdir(parents=True)
+        Image.fromarray(np.zeros((4, 4), np.uint8)).save(images / name / "one.png")
+    config = replace(case.config, data=DataConfig(source=f"folder:{images}"))
+    asked, alarms = list[str](), [700]  # seconds left of the launcher's
+
+    def alarm(seconds: int) -> int:
+        alarms.append(seconds)
+        return alarms[-2]
+
+    monkeypatch.setattr("edge_client.agent.signal.alarm", alarm)
+    manager = ServiceManager({})
+    monkeypatch.setattr(manager, "_send", asked.append)
+    case.agent._state.close()
+    Agent(config, manager)
+    assert asked == ["EXTEND_TIMEOUT_USEC=300000000"]
+    assert alarms == [700, 0, TRIAL_S, 0, TRIAL_S]  # twice: one example and the next

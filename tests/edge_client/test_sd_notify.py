@@ -46,6 +46,13 @@ def test_the_watchdog_hears_three_times_a_time_out(manager: socket.socket) -> No
     assert heard(manager) == ["WATCHDOG=1"] * 3
 
 
+def test_a_start_that_goes_on_asks_for_more_time(manager: socket.socket) -> None:
+    service = ServiceManager({"NOTIFY_SOCKET": manager.getsockname()})
+    for now in (0.0, 99.9, 100.0, 150.0):
+        service.starting(now)
+    assert heard(manager) == ["EXTEND_TIMEOUT_USEC=300000000"] * 2
+
+
 @pytest.mark.parametrize(
     "environment",
     [{}, {"WATCHDOG_USEC": "nonsense"}, {"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "1"}],
