@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.changes import compare_results, verdict
 from benchmarks.fleet_latency import device_row
-from benchmarks.fleet_progress import share_of
+from benchmarks.fleet_progress import device_lines, share_of
 from benchmarks.fleet_words import device_verdict, fleet_text, fleet_verdict
 from benchmarks.history import markdown
 from benchmarks.history_page import html
@@ -138,6 +138,20 @@ def test_the_largest_report_fits_a_message() -> None:
     samples = tuple((1234567.0,) * (MAX_SAMPLES // 5) for _ in range(5))
     found = measurement(timings=replace(TIMINGS, samples_ms=samples))
     assert len(encode(replace(MEASURED, measurement=found))) < MAX_JSON_BYTES // 4
+
+
+def test_a_terminal_shows_a_line_a_device(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    with device_lines() as said:
+        said("pi-1", "", "")
+        said("pi-2", "waiting", "it has a task: train")
+        said("pi-1", "measuring", "")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert all(word in captured.err for word in ("pi-1", "pi-2", "measuring", "waiting: it has a task: train"))
 
 
 def test_progress_only_grows_along_the_way() -> None:
