@@ -18,7 +18,8 @@ from broker_server.program import trained_model
 from broker_server.store.ledger import Ledger
 from broker_server.versions import Versions
 from compression.errors import BrambleError
-from compression.models.ranges import RangeProgram, Ranges
+from compression.models.quantisation import Ranges
+from compression.models.ranges import RangeProgram
 from compression.models.tflite_file import read_tflite
 from compression.records import Record, dumps, loads
 from compression.spec import ModelSpec

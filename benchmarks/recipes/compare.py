@@ -15,7 +15,8 @@ from broker_server.calibration import merge_ranges
 from broker_server.models import RANDOM
 from compression.errors import BrambleError
 from compression.models.apply import CALIBRATION_EXAMPLES, AskDevices, Compressed, apply_recipe
-from compression.models.ranges import RangeProgram, Ranges
+from compression.models.quantisation import Ranges
+from compression.models.ranges import RangeProgram
 from compression.models.recipes import Recipe
 from compression.models.training import Report, silent
 from edge_client.inference.ranges import measure_ranges

@@ -54,7 +54,7 @@ def classify(
     report: Callable[[float], None] = lambda _share: None,
 ) -> npt.NDArray[np.float32]:
     """Probabilities [N, classes] of a file with a batch of one; integer ports by the file's own scales."""
-    interpreter = make_interpreter(tflite)
+    interpreter = make_interpreter(tflite, exact=True)  # as devices answer
     source, target = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
     rows = []
     for count, example in enumerate(inputs, start=1):

@@ -17,7 +17,8 @@ from compression.models.export import ExportedModel, export_function, export_mod
 from compression.models.head import inference_function
 from compression.models.network import flat, largest_logit, with_logits
 from compression.models.pruning import prune
-from compression.models.ranges import RangeProgram, Ranges, quantise_with_ranges, range_program
+from compression.models.quantisation import Ranges
+from compression.models.ranges import RangeProgram, quantise_with_ranges, range_program
 from compression.models.recipes import Recipe
 from compression.models.training import Examples, FloatArray, Report, answers, fit, one_hot, silent
 from compression.tf import quiet_loggers, tensorflow

@@ -9,6 +9,7 @@ from typing import Any
 
 from compression.models.network import wrapped
 from compression.models.pruning import Fit
+from compression.models.quantisation import PICTURE, PICTURE_RANK
 from compression.models.recipes import Aware
 from compression.tf import quiet, tensorflow
 
@@ -39,7 +40,18 @@ def train_aware(
     with keras.quantize_scope(own), quiet():
         fake = keras.quantize_apply(wrapped(model, annotate), scheme)
     fit(fake, epochs=aware.epochs, what="fake quantisation", callbacks=[])
+    for layer in fake.layers:
+        if type(layer).__name__ == "QuantizeLayer":
+            _take_all_levels(layer)
     return fake, tuple(skipped)
+
+
+def _take_all_levels(layer: Any) -> None:
+    """What stands before the first layer has learnt how bright the examples were (`quantisation.PICTURE`)."""
+    low, high = layer.quantizer_vars["min_var"], layer.quantizer_vars["max_var"]
+    if len(layer.output_shape) == PICTURE_RANK and float(low) >= PICTURE[0] and float(high) <= PICTURE[1]:
+        low.assign(PICTURE[0])
+        high.assign(PICTURE[1])
 
 
 def reason_to_skip(layer: Any) -> str | None:

@@ -26,6 +26,7 @@ from compression.models.quantisation import (
     PortType,
     Quantisation,
     make_converter,
+    quantised,
     set_quantisation,
 )
 from compression.models.tflite_file import read_tflite
@@ -97,10 +98,13 @@ def export_function(
     """Convert what `inference_function` made of a model, which may carry fake quantisation."""
     converter = make_converter(function, model)
     set_quantisation(converter, recipe, calibration=calibration, ports=ports)
+    converter._experimental_calibrate_only = in_two_steps = recipe == "int8" and calibration is not None
     try:
         with quiet(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Statistics for quantized inputs")  # they were learnt
             tflite = bytes(converter.convert())
+            if in_two_steps:
+                tflite = quantised(tflite, ports=ports)
     except Exception as exc:  # the converter raises many types, each with a trace of its own
         raise ExportError(f"model {model.name!r} cannot be converted: {_first_line(exc)}") from exc
     return described(tflite, recipe, model.name)

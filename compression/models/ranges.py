@@ -7,7 +7,6 @@ its quantiser does the rest. With the ranges of the pooled examples it answers a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +15,18 @@ import numpy as np
 from compression.models.errors import ExportError
 from compression.models.export import ExportedModel, described
 from compression.models.head import inference_function
-from compression.models.quantisation import PortType, make_converter, set_quantisation
-from compression.tf import quiet, tensorflow
+from compression.models.quantisation import (
+    PortType,
+    Ranges,
+    make_converter,
+    quantised,
+    set_quantisation,
+)
+from compression.tf import quiet
 
-Ranges = Mapping[int, tuple[float, float]]  # lowest and highest value by position of the tensor in the file
-LEAST_EXTENT = 1e-6  # of a range: a dead activation has none, and int8 needs a scale
+LEAST_EXTENT = (
+    1e-3  # of a range: a dead activation has none; XNNPACK refuses a step 256 times finer than the input's
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,22 +72,10 @@ def quantise_with_ranges(
     Raises:
         ExportError: a tensor has no range, or one that is not finite.
     """
-    from tensorflow.lite.python.convert import mlir_quantize
-    from tensorflow.lite.tools import flatbuffer_utils
-
-    tf = tensorflow()
-    content = flatbuffer_utils.convert_bytearray_to_object(bytearray(program.tflite))
-    for position in program.tensors:
-        low, high = _checked(ranges, position)
-        content.subgraphs[0].tensors[position].quantization = _quantization(low, high)
+    checked = {position: _checked(ranges, position) for position in program.tensors}
     with quiet():
-        tflite = mlir_quantize(
-            bytes(flatbuffer_utils.convert_object_to_bytearray(content)),
-            input_data_type=getattr(tf, ports),
-            output_data_type=getattr(tf, ports),
-            disable_per_channel_for_dense_layers=True,
-        )
-    return described(bytes(tflite), "int8", program.name)
+        tflite = quantised(program.tflite, ports=ports, ranges=checked)
+    return described(tflite, "int8", program.name)
 
 
 def _has_range(tensor: Any) -> bool:
@@ -96,11 +90,3 @@ def _checked(ranges: Ranges, position: int) -> tuple[float, float]:
     if not (np.isfinite(low) and np.isfinite(high) and low <= high):
         raise ExportError(f"tensor {position} has the range {low} to {high}")
     return low, max(high, low + LEAST_EXTENT)
-
-
-def _quantization(low: float, high: float) -> Any:
-    from tensorflow.lite.python import schema_py_generated as schema
-
-    quantization = schema.QuantizationParametersT()
-    quantization.min, quantization.max = [low], [high]
-    return quantization

@@ -22,13 +22,17 @@ class PredictionError(BrambleError, RuntimeError):
 class Network:
     """One TFLite file in memory: float32 [1, *input] in, probabilities [1, classes] out.
 
+    `exact`: the same answer on every device, whichever runtime it has (`make_interpreter`).
+
     Raises:
         PredictionError: the runtime refuses the file, or its shapes or types are other ones.
     """
 
-    def __init__(self, model: bytes, input_shape: Sequence[int], classes: int, *, threads: int = 1) -> None:
+    def __init__(
+        self, model: bytes, input_shape: Sequence[int], classes: int, *, threads: int = 1, exact: bool = True
+    ) -> None:
         try:
-            self._interpreter = make_interpreter(model, threads=threads)
+            self._interpreter = make_interpreter(model, threads=threads, exact=exact)
         except (ValueError, RuntimeError) as exc:
             raise PredictionError(f"the runtime refuses the model: {_first_line(exc)}") from exc
         inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
@@ -57,9 +61,9 @@ class Predictor:
         PredictionError: the model cannot be run for this spec.
     """
 
-    def __init__(self, model: bytes, spec: ModelSpec, *, threads: int = 1) -> None:
+    def __init__(self, model: bytes, spec: ModelSpec, *, threads: int = 1, exact: bool = True) -> None:
         self.spec = spec
-        self._network = Network(model, spec.input.shape, len(spec.classes), threads=threads)
+        self._network = Network(model, spec.input.shape, len(spec.classes), threads=threads, exact=exact)
 
     def predict_one(self, example: FloatArray) -> FloatArray:
         """Probabilities [classes] of one example [*spec.input.shape]."""
