@@ -129,7 +129,8 @@ class Measurer:
         self._asked = request
         self._wanted = None if _is_own(request, own) else request.model
         self._said = LatencyProgress(number=request.number, state="waiting", reason=busy)
-        log.info("request %d: measure %s", request.number, request.model or "the active model")
+        what = request.model.digest[:12] if request.model else "the active model"
+        log.info("request %d: measure %s", request.number, what)
         return self._said
 
     def advance(self, at: float, busy: str = "") -> Answer | None:
@@ -145,7 +146,8 @@ class Measurer:
         if self._asked is None:
             return None
         if self._process is None and self._now() > self._asked.expires:
-            return self._conclude("refused", f"expired before it could be measured: {self._said.state}")
+            why = self._said.reason or self._said.state
+            return self._conclude("refused", f"expired before it could be measured: {why}")
         if busy:
             self._end_process()
             return self._say("waiting", busy)

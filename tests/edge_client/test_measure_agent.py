@@ -201,7 +201,8 @@ def test_a_request_that_expires_while_it_waits_is_refused(device: Device) -> Non
     busy = "it has a task: train"
     device.measurer.advance(0.0, busy)
     device.now = LATER + 1
-    assert "expired before it could be measured" in refusal(device.measurer.advance(0.0, busy))
+    reason = refusal(device.measurer.advance(0.0, busy))
+    assert reason == "expired before it could be measured: it has a task: train"
 
 
 def test_a_replayed_request_is_refused_once(device: Device) -> None:
