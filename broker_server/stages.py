@@ -325,7 +325,7 @@ class Stages:
             started=started,
             seconds=max(0.0, now - started),
             clients=clients,
-            dropped=command.dropped,
+            dropped=dict(sorted(command.dropped.items())),
             released=command.released,
             selection=self.choosing.selection(),
             codec_up=last.task.training.codec if last and last.task.training else "",
@@ -383,6 +383,7 @@ class Stages:
         kept += [ref.digest for ref in self.frozen.blobs()]
         if self._versions is not None:
             kept += self._versions.files() + self.aggregation.state.files() + self.calibrating.files()
+            self.aggregation.decoded.clear()
         self.artefacts.keep_only(kept)
 
     # ---- the program ----

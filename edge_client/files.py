@@ -11,9 +11,8 @@ LEFT_OVER = re.compile(r"\..+\.[0-9]+\.(tmp|part)")  # temporary names, as `writ
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Replace a file's content: after a crash it holds the old bytes or the new, never a mixture."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    descriptor = _opened(temporary, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
@@ -24,6 +23,15 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def _opened(path: Path, mode: int) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    try:
+        return os.open(path, flags, mode)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, flags, mode)
 
 
 def remove_left_overs(directory: Path) -> None:

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 class StillTrainer(LiteRTTrainer):
     """Trains the first batch that it is given for real; later rounds are a made-up step.
 
-    Its noise is drawn once, as in the bare exchange, and turned by some places each round: drawing it would
-    cost as much as the rest of a round.
+    Its noise is drawn once, as in the bare exchange, and taken from another place each round: drawing it
+    would cost as much as the rest of a round.
     """
 
-    _noise: Weights | None = None
+    _noise: Weights | None = None  # each tensor twice, one behind the other
 
     def train(
         self,
@@ -48,11 +48,15 @@ class StillTrainer(LiteRTTrainer):
         if self._noise is None:
             first = itertools.islice(batches, 1)
             super().train(first, learning_rate=learning_rate, proximal_mu=proximal_mu, rng=rng)
-            self._noise = made_up_update(self.spec.trainable.tensors, int(rng.integers(1 << 30)))
-        places = int(rng.integers(1 << 30))
-        step = {name: np.roll(array, places) for name, array in self._noise.items()}
-        weights = self.get_weights()
-        self.set_weights({n: w + step[n] if n in step else w for n, w in weights.items()})
+            drawn = made_up_update(self.spec.trainable.tensors, int(rng.integers(1 << 30)))
+            self._noise = {name: np.tile(array.ravel(), 2) for name, array in drawn.items()}
+        share = rng.random()
+        weights = dict(self.get_weights())
+        for name, noise in self._noise.items():
+            array = weights[name]
+            start = int(share * array.size)
+            weights[name] = array + noise[start : start + array.size].reshape(array.shape)
+        self.set_weights(weights)
         return TrainSums(1.0, 1.0, 1, 1)
 
 

@@ -16,7 +16,7 @@ from typing import IO, TypeVar
 
 from broker_server.store.parsed import Parsed
 from compression.errors import BrambleError
-from compression.records import Record, dumps
+from compression.records import Record
 from edge_client.wire.messages import Hello, ReleaseReport, Result, Task
 
 SCHEMA = """
@@ -83,6 +83,7 @@ class Ledger:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(path.with_suffix(".lock")) if writer else None
         self._parsed = Parsed()
+        self._text = self._parsed.text
         try:
             self._db = sqlite3.connect(path, isolation_level=None, timeout=LOCK_S)
             self._db.execute("PRAGMA journal_mode = WAL")
@@ -138,7 +139,7 @@ class Ledger:
         self._db.execute(
             "INSERT INTO devices VALUES (?, ?, ?, ?) "
             "ON CONFLICT (name) DO UPDATE SET hello = excluded.hello, last_seen = excluded.last_seen",
-            (device, _text(hello), now, now),
+            (device, self._text(hello), now, now),
         )
 
     def devices(self) -> dict[str, Hello]:
@@ -154,7 +155,9 @@ class Ledger:
 
     def keep_task(self, task: Task, stage: int, now: float) -> None:
         """A task is about to be published."""
-        self._db.execute("INSERT INTO tasks VALUES (?, ?, ?, ?, 0)", (task.number, stage, _text(task), now))
+        self._db.execute(
+            "INSERT INTO tasks VALUES (?, ?, ?, ?, 0)", (task.number, stage, self._text(task), now)
+        )
 
     def last_task(self) -> TaskRow | None:
         """The newest task."""
@@ -181,7 +184,8 @@ class Ledger:
     def keep_result(self, task: int, device: str, stage: int, result: Result, now: float) -> None:
         """A result counts from now on. A device counts once a stage: a second one is an `IntegrityError`."""
         self._db.execute(
-            "INSERT INTO results VALUES (?, ?, ?, ?, ?)", (task, device, stage, _text(result), now)
+            "INSERT INTO results VALUES (?, ?, ?, ?, ?)",
+            (task, device, stage, self._text(result), now),
         )
 
     def result(self, task: int, device: str) -> Result | None:
@@ -215,7 +219,7 @@ class Ledger:
 
     def keep_version(self, version: int, record: Record) -> None:
         """A version of the weights is complete."""
-        self._db.execute("INSERT INTO versions VALUES (?, ?)", (version, _text(record)))
+        self._db.execute("INSERT INTO versions VALUES (?, ?)", (version, self._text(record)))
 
     def versions(self, cls: type[R]) -> dict[int, R]:
         """All versions of the weights in order."""
@@ -224,7 +228,7 @@ class Ledger:
 
     def keep_round(self, number: int, record: Record) -> None:
         """What a round came to; a later evaluation may complete it."""
-        self._db.execute("REPLACE INTO rounds VALUES (?, ?)", (number, _text(record)))
+        self._db.execute("REPLACE INTO rounds VALUES (?, ?)", (number, self._text(record)))
 
     def round(self, number: int, cls: type[R]) -> R | None:
         """One round."""
@@ -252,7 +256,8 @@ class Ledger:
     def keep_release_report(self, device: str, report: ReleaseReport) -> None:
         """What became of a release on a device; the newest word counts."""
         self._db.execute(
-            "REPLACE INTO release_reports VALUES (?, ?, ?)", (report.version, device, _text(report))
+            "REPLACE INTO release_reports VALUES (?, ?, ?)",
+            (report.version, device, self._text(report)),
         )
 
     def release_reports(self, version: int) -> Mapping[str, ReleaseReport]:
@@ -272,7 +277,3 @@ def _locked(path: Path) -> IO[bytes]:
         file.close()
         raise LedgerError(f"{path.parent} is in use by another server: stop that one first") from exc
     return file
-
-
-def _text(record: Record) -> str:
-    return dumps(record).decode()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TypeVar, cast
 
-from compression.records import Record, loads
+from compression.records import Record, dumps, loads
 
 MAX_RECORD_BYTES = 64 << 20
 KEPT_CHARACTERS = 16 << 20  # of texts; their records take a few times as much
@@ -30,9 +30,19 @@ class Parsed:
             self._records.move_to_end(key)
             return cast(R, known)
         record = loads(cls, text.encode(), max_bytes=MAX_RECORD_BYTES)
-        self._records[key] = record
+        self._keep(text, record)
+        return record
+
+    def text(self, record: Record) -> str:
+        """The text of a record that becomes a row; whoever reads the row gets the record."""
+        text = dumps(record).decode()
+        if (type(record), text) not in self._records:
+            self._keep(text, record)
+        return text
+
+    def _keep(self, text: str, record: Record) -> None:
+        self._records[type(record), text] = record
         self._size += len(text)
         while self._size > self._limit:
             (_, oldest), _ = self._records.popitem(last=False)
             self._size -= len(oldest)
-        return record

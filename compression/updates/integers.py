@@ -170,7 +170,7 @@ def _mantissa_bits(values: Unsigned) -> int:
 
 
 def _kinds(values: Unsigned) -> tuple[Unsigned, npt.NDArray[np.int64]]:
-    """The smallest value of each finest token, which stands for all that share it, and how often it occurs."""
+    """The smallest value of each finest token, and how often the token occurs."""
     counts = np.zeros((MAX_BITS + 1) << MAX_MANTISSA, np.int64)
     for start in range(0, values.size, _CHUNK):
         tokens, _ = _tokens_of_chunk(values[start : start + _CHUNK], MAX_MANTISSA)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -31,7 +32,7 @@ class Layout:
     def sizes(self, treatment: int) -> list[int]:
         """Elements of each tensor with this treatment."""
         pairs = zip(self.shapes, self.treatments, strict=True)
-        return [int(np.prod(shape, dtype=np.int64)) for shape, given in pairs if given == treatment]
+        return [math.prod(shape) for shape, given in pairs if given == treatment]
 
     def encode(self) -> bytes:
         """The treatments; names and shapes are known to the receiver."""
@@ -78,7 +79,7 @@ def split(values: Mapping[int, Floats], layout: Layout) -> dict[str, Floats]:
     tensors = {}
     for name, shape, treatment in zip(layout.names, layout.shapes, layout.treatments, strict=True):
         start = starts[treatment]
-        starts[treatment] += int(np.prod(shape, dtype=np.int64))
+        starts[treatment] += math.prod(shape)
         tensors[name] = values[treatment][start : starts[treatment]].reshape(shape)
     return tensors
 

@@ -162,22 +162,22 @@ def _decode_few(
     """As `_decode_rows`, symbol by symbol."""
     at = np.repeat(np.arange(frequency.size), frequency).tolist()
     shares, starts = frequency.tolist(), start.tolist()
-    states, left = state.tolist(), iter(words.tolist())
+    states, left = state.tolist(), words.tolist()
     lanes, symbols = len(states), bytearray(count)
-    used = 0
-    for place in range(count):
-        x = states[place % lanes]
-        slot = x & (RANGE - 1)
-        symbol = at[slot]
-        symbols[place] = symbol
-        x = shares[symbol] * (x >> RANGE_BITS) + slot - starts[symbol]
-        if x < LOWEST_STATE:
-            word = next(left, None)
-            if word is None:
-                raise CodecError("entropy-coded stream ends within its words")
-            x = (x << 16) | word
-            used += 1
-        states[place % lanes] = x
+    used, lane = 0, 0
+    try:
+        for place in range(count):
+            x = states[lane]
+            slot = x & (RANGE - 1)
+            symbols[place] = symbol = at[slot]
+            x = shares[symbol] * (x >> RANGE_BITS) + slot - starts[symbol]
+            if x < LOWEST_STATE:
+                x = (x << 16) | left[used]
+                used += 1
+            states[lane] = x
+            lane = lane + 1 if lane + 1 < lanes else 0
+    except IndexError as exc:
+        raise CodecError("entropy-coded stream ends within its words") from exc
     if any(x != LOWEST_STATE for x in states):
         raise CodecError("entropy-coded stream does not end in the state it began with")
     return np.frombuffer(symbols, np.uint8), used

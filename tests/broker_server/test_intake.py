@@ -249,9 +249,12 @@ def test_the_mean_is_weighted_and_claims_are_capped(desk: Desk) -> None:
 def test_after_closing_only_what_is_needed_stays_on_disk(desk: Desk) -> None:
     desk.send("pi-1", desk.payload(1.0))
     update = desk.stages.ledger.results(0)["pi-1"].payload
+    report = desk.stages.ledger.results(0)["pi-1"].training
     assert update is not None and desk.stages.artefacts.has(update)
+    assert report is not None and desk.stages.aggregation.decoded.of(update, report) is not None
     desk.stages.close(CloseStage(Stage("train", 1), desk.task.number, ("pi-1",), {}), {}, 0, 0.0)
     assert not desk.stages.artefacts.has(update)
+    assert desk.stages.aggregation.decoded.of(update, report) is None
     assert desk.stages.artefacts.has(desk.stages.bundle_ref)
     again = Stages_again(desk)
     assert again.index == 1

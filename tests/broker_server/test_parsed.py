@@ -18,6 +18,14 @@ def test_the_same_text_is_the_same_record() -> None:
     assert parsed(Receipt, SHORT) is first
 
 
+def test_who_reads_a_row_gets_the_record_that_was_written() -> None:
+    parsed, written = Parsed(), Receipt(task=1, accepted=True)
+    assert parsed.text(written) == SHORT
+    assert parsed(Receipt, SHORT) is written
+    assert parsed.text(Receipt(task=1, accepted=True)) == SHORT
+    assert parsed(Receipt, SHORT) is written
+
+
 def test_the_oldest_goes_when_it_is_full() -> None:
     parsed = Parsed(limit=len(SHORT) + len(OTHER) - 1)
     first = parsed(Receipt, SHORT)
