@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from broker_server.codec_control import choose_codec
-from broker_server.config import ServerConfig, shown_name
+from broker_server.config import ServerConfig, is_transfer_name, shown_name
 from broker_server.program import compile_program, image_input
 from broker_server.run_plan import constraints_in_words
+from broker_server.transfer import compile_transfer
 from compression.spec import ModelSpec, TrainableBundle
 from compression.text_table import bytes_text
 from compression.updates import PROFILES, encode_update, pack_model
@@ -28,13 +29,14 @@ class ProgramPlan:
     """What is sent and what it takes on a device.
 
     Attributes:
-        once_bytes: training program and first weights, to each device once.
+        once_bytes: training program, first weights and extractor, to each device once.
         up_bytes: an update of the first round, measured on made-up values.
         peak_rss_mb: predicted for the device's process, by runtime.
     """
 
     parameters: int
     once_bytes: int
+    extractor_bytes: int
     up_bytes: int
     float32_bytes: int
     peak_rss_mb: dict[str, float]
@@ -90,20 +92,25 @@ def plan_first_round(config: ServerConfig) -> FirstRound:
 
 
 def _plan_program(config: ServerConfig) -> ProgramPlan:
-    bundle, weights = compile_program(
-        config.model, image_input(config.model), config.model.classes or SUPPOSED
-    )
-    from compression.trainable.plan import (
-        plan_memory,  # after `compile_program` has loaded TensorFlow quietly
-    )
+    input, classes = image_input(config.model), config.model.classes or SUPPOSED
+    extractor = b""
+    if is_transfer_name(config.model.name):
+        made = compile_transfer(config.model, input, classes)
+        bundle, weights, extractor = made.bundle, made.weights, made.extractor
+    else:
+        bundle, weights = compile_program(config.model, input, classes)
+    from compression.models.extraction_plan import plan_extraction  # after TensorFlow was loaded quietly
+    from compression.trainable.plan import plan_memory
 
+    plan = plan_memory(bundle)
     shared = bundle.spec.without(config.strategy.personal(bundle.spec))
     return ProgramPlan(
         parameters=bundle.spec.parameters,
-        once_bytes=len(bundle.to_bytes()) + len(pack_model(weights)),
+        extractor_bytes=len(extractor),
+        once_bytes=len(bundle.to_bytes()) + len(pack_model(weights)) + len(extractor),
         up_bytes=_update_bytes(bundle, shared, choose_codec(config.codec.up, ())),
         float32_bytes=4 * shared.parameters,
-        peak_rss_mb=dict(plan_memory(bundle).peak_rss_mb),
+        peak_rss_mb=plan_extraction(extractor).before(plan) if extractor else dict(plan.peak_rss_mb),
     )
 
 
@@ -145,7 +152,10 @@ def _program_lines(plan: FirstRound) -> Sequence[tuple[str, str]]:
     memory = ", ".join(f"{peak:.0f} MB ({runtime})" for runtime, peak in program.peak_rss_mb.items())
     times = program.float32_bytes / program.up_bytes
     return [
-        ("once", f"{bytes_text(program.once_bytes)} to each device: program and first weights"),
+        (
+            "once",
+            f"{bytes_text(program.once_bytes)} to each device: program and first weights{_too(program)}",
+        ),
         ("down", f"nothing in round 1; then steps coded by {plan.codec_down}"),
         (
             "up",
@@ -154,3 +164,7 @@ def _program_lines(plan: FirstRound) -> Sequence[tuple[str, str]]:
         ),
         ("memory", f"of a device's process, predicted: {memory}"),
     ]
+
+
+def _too(program: ProgramPlan) -> str:
+    return f", extractor of {bytes_text(program.extractor_bytes)}" if program.extractor_bytes else ""

@@ -12,7 +12,7 @@ from broker_server.models import MODELS, RANDOM, TRANSFER, ModelEntry, ModelErro
 from compression.command_line import Commands, command
 from compression.commands import default_loss, input_of
 from compression.progress import Report, progress_bar
-from compression.text_table import text_table
+from compression.text_table import bytes_text, text_table
 from compression.tf import quiet, tensorflow
 
 BATCH = 16
@@ -25,13 +25,16 @@ class ZooRow:
 
     Attributes:
         parameters: numbers that are trained or travel; of a transfer model its head's.
-        peak_rss_mb: planned peak of a process that trains batches of 16, by runtime, in 10^6 bytes.
+        extractor_bytes: of a transfer model's frozen part, which each device fetches once; else 0.
+        peak_rss_mb: planned peak of a process that runs the extractor, if there is one, and then trains
+            batches of 16, by runtime, in 10^6 bytes.
     """
 
     name: str
     input: tuple[int, ...]
     parameters: int
     bundle_bytes: int
+    extractor_bytes: int
     peak_rss_mb: Mapping[str, float]
     summary: str
 
@@ -40,8 +43,8 @@ def zoo_rows(names: Sequence[str] = (), report: Report | None = None) -> Iterato
     """Compile models and plan their memory; nothing is downloaded.
 
     Args:
-        names: which; none means all that are trained whole. Of a transfer model the head is planned, behind
-            a backbone of random weights, which changes neither sizes nor memory.
+        names: which; none means all that are trained whole. A transfer model's backbone gets random weights,
+            which changes neither sizes nor memory; converting it takes a minute or more.
         report: told what is being compiled.
 
     Raises:
@@ -60,10 +63,12 @@ def zoo_rows(names: Sequence[str] = (), report: Report | None = None) -> Iterato
 
 
 def _row(entry: ModelEntry) -> ZooRow:
-    from compression.trainable import compile_trainable  # after TensorFlow
+    from compression.models.extraction_plan import plan_extraction  # after TensorFlow
+    from compression.models.extractor import export_extractor
+    from compression.trainable import compile_trainable
     from compression.trainable.plan import plan_memory
 
-    model = _trained_part(entry)
+    frozen, model = _parts(entry)
     bundle = compile_trainable(
         model,
         name=entry.name,
@@ -72,22 +77,27 @@ def _row(entry: ModelEntry) -> ZooRow:
         loss=default_loss(model),
         batch_size=BATCH,
     ).bundle
+    plan = plan_memory(bundle)
+    extraction = None if frozen is None else plan_extraction(export_extractor(frozen).tflite)
     return ZooRow(
         name=entry.name,
         input=entry.default_input,
         parameters=bundle.spec.parameters,
         bundle_bytes=len(bundle.to_bytes()),
-        peak_rss_mb=dict(plan_memory(bundle).peak_rss_mb),
+        extractor_bytes=extraction.file_bytes if extraction else 0,
+        peak_rss_mb=extraction.before(plan) if extraction else dict(plan.peak_rss_mb),
         summary=entry.summary,
     )
 
 
-def _trained_part(entry: ModelEntry) -> Any:
+def _parts(entry: ModelEntry) -> tuple[Any | None, Any]:
+    """What is frozen, if anything, and what is trained."""
     if entry.name not in TRANSFER:
-        return build_model(entry.name, entry.default_input, len(CLASSES))
+        return None, build_model(entry.name, entry.default_input, len(CLASSES))
     from compression.models.cutting import parts
 
-    return parts(build_model(f"{entry.name}@{RANDOM}", entry.default_input, len(CLASSES)))[1]
+    frozen, head = parts(build_model(f"{entry.name}@{RANDOM}", entry.default_input, len(CLASSES)))
+    return frozen, head
 
 
 def zoo_text(rows: list[ZooRow]) -> str:
@@ -99,11 +109,12 @@ def zoo_text(rows: list[ZooRow]) -> str:
             row.summary,
             "x".join(str(extent) for extent in row.input),
             f"{row.parameters:,}",
+            bytes_text(row.extractor_bytes) if row.extractor_bytes else "-",
             *[f"{row.peak_rss_mb[runtime]:.0f} MB" for runtime in runtimes],
         ]
         for row in rows
     ]
-    heads = ["name", "", "input", "parameters", *[f"memory, {name}" for name in runtimes]]
+    heads = ["name", "", "input", "parameters", "extractor", *[f"memory, {name}" for name in runtimes]]
     return text_table(heads, lines)
 
 
@@ -121,7 +132,7 @@ def add_zoo(commands: Commands) -> None:
         "names",
         nargs="*",
         metavar="NAME",
-        help=f"which (default: {', '.join(MODELS)}); {', '.join(TRANSFER)}: what is trained of them",
+        help=f"which (default: {', '.join(MODELS)}); {', '.join(TRANSFER)}: extractor and head",
     )
 
 
