@@ -1,8 +1,9 @@
 """Named points of a round, before and after each durable step, and how a process is stopped at one.
 
 The product knows nothing of them: a child of the tests (`tests.integration.faults`) wraps the method that a
-point names before it runs the real program. A run is: statistics, three rounds, evaluation; two devices. The
-numbers below are chosen so that a point lies in round 2, unless its name says otherwise.
+point names before it runs the real program. A run is: statistics, three rounds, evaluation, and with a
+release calibration by the devices; two devices. The numbers below are chosen so that a point lies in round 2,
+unless its name says otherwise.
 """
 
 from __future__ import annotations
@@ -63,6 +64,12 @@ RELEASE = {
     "rollout-kept-before-it-is-published": Point("broker_server.rollout.release:Rollout.feed", "before", 1),
 }
 
+CALIBRATION = {
+    "range-program-made-before-the-task": Point("broker_server.calibrating:Calibrating.plan", "after", 1),
+    "first-ranges-in-before-the-receipt": Point("broker_server.store.ledger:Ledger.keep_result", "after", 11),
+    "ranges-merged-before-they-count": Point("broker_server.calibrating:Calibrating.close", "after", 1),
+}
+
 
 def _is_result(path: Any, *_arguments: Any) -> bool:
     return bool(path.name == "result.json")
@@ -100,7 +107,12 @@ DEVICE = {
     "receipt-dealt-with": Point("edge_client.state:DeviceState.settle", "after", 4),
 }
 
-POINTS = {**SERVER, **RELEASE, **EXTRACTION, **DEVICE}
+MEASURING = {
+    "ranges-measured-before-the-result-is-written": Point("edge_client.work:ranges_report", "after", 1),
+    "ranges-written-before-they-are-sent": Point("edge_client.state:DeviceState.keep_pending", "after", 6),
+}
+
+POINTS = {**SERVER, **RELEASE, **CALIBRATION, **EXTRACTION, **DEVICE, **MEASURING}
 
 
 def arm(name: str, act: Callable[[], object]) -> None:

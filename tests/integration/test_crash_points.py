@@ -21,7 +21,8 @@ import pytest
 
 from broker_server.broker.installed import find_mosquitto
 from broker_server.broker.mosquitto import MosquittoBroker
-from broker_server.config import DataConfig, ReleaseConfig
+from broker_server.config import DataConfig, ReleaseConfig, load_config
+from broker_server.run_plan import stages_of
 from edge_client.config import load_config as load_device
 from edge_client.session.address import BrokerAddress
 from edge_client.wire.frame import encode
@@ -32,7 +33,7 @@ from provisioning.pki.identity import ensure_identity
 from tests.broker_server.mqtt_peer import peer
 from tests.integration.faults import Faults
 from tests.integration.fleet import FLEET, RealFleet, real_fleet
-from tests.integration.points import DEVICE, RELEASE, SERVER
+from tests.integration.points import CALIBRATION, DEVICE, MEASURING, RELEASE, SERVER
 
 pytestmark = [
     pytest.mark.slow,
@@ -129,7 +130,7 @@ def fleet(tmp_path: Path, undisturbed: tuple[str, Path]) -> Iterator[FaultyFleet
 
 def check_ledger(fleet: FaultyFleet) -> None:
     """Each device counted once in each stage, each round made one version, nothing else is left."""
-    stages = list(range(ROUNDS + 2))  # statistics, rounds, evaluation
+    stages = list(range(len(stages_of(load_config(fleet.folder / "server.toml")))))
     counted = fleet.query("SELECT stage, device FROM results ORDER BY stage, device")
     assert counted == [(stage, name) for stage in stages for name in sorted(fleet.names)]
     assert fleet.query("SELECT version FROM versions ORDER BY version") == [(n,) for n in range(ROUNDS + 1)]
@@ -188,6 +189,48 @@ def test_the_server_killed_in_the_release(tmp_path: Path, undisturbed: tuple[str
         assert [client["model_version"] for client in report["clients"]] == [1] * DEVICES
         assert fleet.query("SELECT count(*) FROM models") == [(1,)]
         assert fleet.query("SELECT json_extract(state, '$.phase') FROM rollouts") == [("complete",)]
+
+
+@contextmanager
+def calibrating_fleet(folder: Path, program: Path) -> Iterator[FaultyFleet]:
+    """A run that ends with a release, calibrated by its devices."""
+    release = ReleaseConfig(wait_s=120.0, calibration="federated")
+    with faulty_fleet(folder, program, release=release) as fleet:
+        yield fleet
+
+
+def check_calibrated(fleet: FaultyFleet, undisturbed: tuple[str, Path]) -> None:
+    """Both devices are in the ranges, once, and the release is made of them."""
+    report = check_same(fleet, undisturbed)
+    assert report["calibration"]["used"] == "federated"
+    assert sorted(report["calibration"]["devices"]) == sorted(fleet.names)
+    assert report["model"]["int8_calibration"] == "full-integer"
+    assert [client["model_version"] for client in report["clients"]] == [1] * DEVICES
+
+
+@pytest.mark.parametrize("point", CALIBRATION)
+def test_the_server_killed_in_the_calibration(
+    tmp_path: Path, undisturbed: tuple[str, Path], point: str
+) -> None:
+    with calibrating_fleet(tmp_path, undisturbed[1]) as fleet:
+        fleet.once["server"] = Faults(at=point, program=fleet.always.program)
+        fleet.start_all()
+        fleet.wait_killed("server")
+        fleet.start_server()
+        check_calibrated(fleet, undisturbed)
+
+
+@pytest.mark.parametrize("point", MEASURING)
+def test_a_device_killed_while_it_measures_ranges(
+    tmp_path: Path, undisturbed: tuple[str, Path], point: str
+) -> None:
+    with calibrating_fleet(tmp_path, undisturbed[1]) as fleet:
+        victim = fleet.names[0]
+        fleet.once[victim] = Faults(at=point)
+        fleet.start_all()
+        fleet.wait_killed(victim)
+        fleet.start_client(victim)
+        check_calibrated(fleet, undisturbed)
 
 
 @pytest.mark.parametrize("point", DEVICE)

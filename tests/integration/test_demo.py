@@ -84,6 +84,20 @@ def test_wisconsin(tmp_path: Path, broker: str) -> None:
     assert shares[-1] / sum(shares) == pytest.approx(0.35, abs=0.02)
 
 
+def test_pruned_and_trained_for_int8(tmp_path: Path) -> None:
+    options = ["--devices", "3", "--rounds", "16", "--sparsity", "0.8", "--fake-int8", "--no-baselines"]
+    report = demo(tmp_path / "out", *options)
+    zeros = [entry["sparsity"] for entry in report["rounds"]]
+    assert zeros == sorted(zeros) and zeros[7:] == pytest.approx([0.8] * 9, abs=0.002)
+    assert report["model"]["float32_zipped_bytes"] > report["model"]["int8_zipped_bytes"] > 0
+    calibration = report["calibration"]
+    assert (calibration["used"], len(calibration["devices"])) == ("federated", 3)
+    assert report["final"]["accuracy"] - report["final"]["int8_accuracy"] <= 0.02
+    assert report["final"]["int8_accuracy"] >= 0.9 and report["incidents"] == []
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "How the int8 model was calibrated" in page and "Zeros" in page
+
+
 def test_pneumonia_on_three_hospitals_that_differ(tmp_path: Path, medical_data: Path) -> None:
     source = f"npz:{medical_data / 'pneumoniamnist' / 'pneumoniamnist.npz'}"
     options = ["--devices", "3", "--partition", "dirichlet:0.5", "--no-baselines"]
