@@ -87,9 +87,9 @@ def _add_trainable(commands: Commands) -> None:
     )
     parser.add_argument(
         "--lowerings",
-        type=Path,
         metavar="FILE",
-        help="a table that `tune` made (default: the one in the cache, else the rule that is shipped)",
+        help="a table that `tune` made, or ai-edge-litert or tflite-runtime for the shipped rule of that "
+        "(default: the table in the cache, else the rule of the runtime that is installed here)",
     )
     parser.add_argument(
         "--seed",
@@ -97,6 +97,12 @@ def _add_trainable(commands: Commands) -> None:
         default=0,
         metavar="N",
         help="of the first weights: the same seed gives the same files, bit for bit (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="NPY",
+        help="of a transfer model: preprocessed pictures on which its frozen part is made int8 altogether",
     )
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--out", type=Path, metavar="DIR", help="where the bundle is written")
@@ -196,6 +202,7 @@ def _trainable(arguments: argparse.Namespace) -> int:
         micro_batch=arguments.micro_batch,
         lowerings=arguments.lowerings,
         seed=arguments.seed,
+        calibration=arguments.calibration,
         directory=arguments.out,
     )
     return _print(

@@ -110,19 +110,27 @@ def make_bundle(
     optimizer: Optimizer = "adam",
     batch_size: int = 16,
     micro_batch: int | Literal["auto"] | None = None,
-    lowerings: Path | None = None,
+    lowerings: str | None = None,
     seed: int = 0,
+    calibration: Path | None = None,
 ) -> MadeBundle:
     """Compile a model and write bundle.bin, spec.json and weights.npz into a directory.
 
+    Of a model whose layers up to one called "features" are frozen, the bundle is of the rest, and
+    extractor.tflite lies beside it.
+
     Args:
+        calibration: .npy of pictures for the extractor's activations; without it its weights alone are int8.
+        lowerings: a file that `tune` made, or the name of a runtime whose rule is meant.
         seed: of the first weights; Python's, NumPy's and TensorFlow's generators are set to it.
 
     Raises:
         CommandError, ModelsError, RecordError: the model or an option does not fit.
     """
     tensorflow()  # here and not above: `size` can do without
+    from compression.models.cutting import cut  # noqa: PLC0415
     from compression.trainable import TrainableError, compile_trainable  # noqa: PLC0415
+    from compression.trainable.rules import RULES  # noqa: PLC0415
     from compression.trainable.tuning import read_table  # noqa: PLC0415
 
     example = input_of(input_shape)
@@ -130,16 +138,17 @@ def make_bundle(
     model = load_reference(reference, input_shape, len(classes))
     try:
         with quiet():
+            split = cut(model, example, None if calibration is None else read_examples(calibration))
             result = compile_trainable(
-                model,
-                name=name or reference.rpartition(":")[2],
-                input=example,
+                split.trained,
+                name=name or (model.name if split.extractor else reference.rpartition(":")[2]),
+                input=split.input,
                 classes=classes,
-                loss=loss or default_loss(model),
+                loss=loss or default_loss(split.trained),
                 optimizer=optimizer,
                 batch_size=batch_size,
                 micro_batch=micro_batch,
-                lowerings=None if lowerings is None else read_table(lowerings),
+                lowerings=None if lowerings is None else RULES.get(lowerings) or read_table(Path(lowerings)),
             )
     except TrainableError as exc:
         raise CommandError(str(exc)) from exc
@@ -147,6 +156,8 @@ def make_bundle(
     data = result.bundle.to_bytes()
     (directory / "bundle.bin").write_bytes(data)
     (directory / "spec.json").write_bytes(dumps(result.bundle.spec))
+    if split.extractor is not None:
+        (directory / "extractor.tflite").write_bytes(split.extractor)
     source = ModelSource(model=reference, input=tuple(input_shape), classes=tuple(classes))
     write_weights(directory / "weights.npz", result.weights, source)
     spec = result.bundle.spec

@@ -46,7 +46,7 @@ def tune_model(
     """
     tensorflow()
     from compression.trainable import TrainableError, compile_trainable  # noqa: PLC0415
-    from compression.trainable.lowerings import HotOp, by_rule  # noqa: PLC0415
+    from compression.trainable.rules import HotOp, rule_for  # noqa: PLC0415
     from compression.trainable.tuning import (  # noqa: PLC0415
         measure,
         read_table,
@@ -74,7 +74,8 @@ def tune_model(
     except TrainableError as exc:
         raise CommandError(str(exc)) from exc
     rows = tuple(
-        (key, dict(measured.ms[key]), str(measured(op)), str(by_rule(op))) for key, op in found.items()
+        (key, dict(measured.ms[key]), str(measured(op)), str(rule_for(measured.runtime)(op)))
+        for key, op in found.items()
     )
     return Tuned(str(path), measured.runtime, measured.machine, rows)
 

@@ -21,11 +21,12 @@ from compression.trainable.constraints import Constraint
 from compression.trainable.convert import convert
 from compression.trainable.errors import TrainableError
 from compression.trainable.losses import check_loss
-from compression.trainable.lowerings import Chooser, by_rule, choosing
+from compression.trainable.lowerings import choosing
 from compression.trainable.network import Network
 from compression.trainable.plan import auto_rows, plan_memory, worth_splitting
 from compression.trainable.program import Program
-from compression.trainable.tuning import TunedTable, cached_table
+from compression.trainable.rules import Chooser, Rule
+from compression.trainable.tuning import TunedTable, default_chooser
 from compression.trainable.variables import keras_weights
 
 
@@ -39,7 +40,7 @@ class CompileResult:
 
     bundle: TrainableBundle
     weights: dict[str, npt.NDArray[np.float32]]
-    lowerings: str = "by the shipped rule"
+    lowerings: str
 
 
 def compile_trainable(
@@ -67,14 +68,15 @@ def compile_trainable(
             less memory and gives the same step, so a model with batch normalisation, whose statistics are
             the whole batch's, is refused. "auto" takes four where that saves memory worth the name.
         lowerings: which lowering each convolution takes; a `compression.trainable.tuning.TunedTable` holds
-            what was measured. None takes the table that `tune` left in the cache for this interpreter's
-            runtime, and the shipped rule where there is none: the same machine gives the same program.
+            what was measured, `compression.trainable.rules.RULES` what is known of a runtime. None takes the
+            table that `tune` left in the cache for this interpreter's runtime, and that runtime's rule where
+            there is none: the same machine gives the same program.
         constraint: keep a pruned model's zeros, round as int8 will; None for neither.
 
     Raises:
         TrainableError: a layer is not supported, or input, loss and classes do not fit the model.
     """
-    chooser = lowerings or cached_table() or by_rule
+    chooser = lowerings or default_chooser()
     network = Network(model, constraint)
     if tuple(model.input_shape[1:]) != input.shape:
         raise TrainableError(f"model {name!r} takes {model.input_shape[1:]}, the input gives {input.shape}")
@@ -111,7 +113,7 @@ def compile_trainable(
     if micro_batch == "auto" and network.batch_statistics is None:
         split = bundle_of(auto_rows(batch_size))
         bundle = split if worth_splitting(plan_memory(bundle), plan_memory(split)) else bundle
-    words = str(chooser) if isinstance(chooser, TunedTable) else "by the shipped rule"
+    words = str(chooser) if isinstance(chooser, (TunedTable, Rule)) else "by the caller"
     return CompileResult(bundle, keras_weights(model), words)
 
 

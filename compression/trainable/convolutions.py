@@ -5,9 +5,6 @@ With respect to the input, a convolution's gradient is a convolution of dY with 
 a convolution whose picture is x with batch and channels swapped and whose kernel is dY, dilated by the
 stride (Chellapilla et al., "High Performance Convolutional Neural Networks for Document Processing", 2006,
 and design section 4).
-
-Trap: tflite-runtime 2.14 computes REVERSE_V2 over two axes wrongly, and says nothing. The kernel is turned
-one axis at a time.
 """
 
 from __future__ import annotations
@@ -17,17 +14,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from compression.trainable.lowerings import convolve, kernel_gradient, product
-from compression.trainable.shapes import Grid, Window, crop, first, grid, pad, pad_for, spread
+from compression.trainable.lowerings import convolve, input_gradient, kernel_gradient, product
+from compression.trainable.shapes import Grid, Window, crop, first, grid, pad, pad_for, spread, turned
 
 Tensor = Any
-
-
-def turned(kernel: Tensor) -> Tensor:
-    """The kernel [kh, kw, ...] rotated by 180 degrees, one axis at a time."""
-    if kernel.shape[0] > 1:
-        kernel = tf.reverse(kernel, [0])
-    return tf.reverse(kernel, [1]) if kernel.shape[1] > 1 else kernel
 
 
 def _full_padding(axis: Window, extent: int) -> tuple[int, int]:
@@ -61,9 +51,7 @@ def _input_gradient(dy: Tensor, kernel: Tensor, shape: Any, over: Grid) -> Tenso
         padded = pad(dy, _full_padding(rows, height), _full_padding(columns, width))
         return convolve(padded, swapped, grid(padded, kernel.shape[:2], (1, 1), "VALID"))
     tall, wide = height + rows.before + rows.after, width + columns.before + columns.after
-    full = [shape[0], tall, wide, shape[3]]
-    dx = tf.nn.conv2d_transpose(dy, kernel, full, (rows.stride, columns.stride), "VALID")
-    return crop(dx, over, shape)
+    return crop(input_gradient(dy, kernel, [shape[0], tall, wide, shape[3]], over), over, shape)
 
 
 def depthwise_conv2d(

@@ -1,47 +1,40 @@
-"""Two ways to compute a convolution, and which one to take.
+"""The ways to compute a convolution and its gradients.
 
-``conv``: the runtime's CONV_2D. XNNPACK leaves it to TFLite's own kernel where the weights are variables, and
-that unrolls the whole batch's pictures (im2col) into scratch memory; so large batches go in pieces.
+``conv``: the runtime's CONV_2D and TRANSPOSE_CONV. XNNPACK leaves them to TFLite's own kernels where the
+weights are variables, and CONV_2D unrolls the whole batch's pictures (im2col) into scratch memory; so large
+batches go in pieces.
 
 ``matmul``: unroll with slices and concatenations, which XNNPACK runs, and multiply (Chellapilla et al.,
 2006). Unrolling columns first and rows after costs kh + kw copies instead of kh * kw.
 
-Measured on one x86_64 core with ai-edge-litert 2.3, batch 16, 3x3, ms as conv / matmul::
+``rows``: unroll columns only and multiply with all rows of the kernel at once (`by_rows`).
 
-    64x64   3->16  3.5 / 3.4      16x16 16->32  1.2 / 0.7      16x16 64->32  8.2 / 2.6
-    32x32   8->16  1.5 / 1.4      16x16 32->16  1.3 / 1.2       8x8  32->64  1.1 / 0.7
-    32x32  16->8   1.7 / 2.3      16x16 32->32  2.3 / 1.3       8x8  64->64  2.1 / 1.4
+``depthwise``: a picture of one channel, with as many kernels as there are outputs.
 
-and the kernel's gradient::
-
-    64x64   1->8   1.2 / 4.2      16x16 16->32  1.2 / 0.7      16x16 64->32  5.7 / 2.7
-    32x32   8->16  1.6 / 1.5      16x16 32->32  2.6 / 1.3       8x8  64->64  2.2 / 1.0
-
-With a stride of 2, where unrolling takes a strided slice for every tap::
-
-    32x32  16->32  1.6 / 3.9, the gradient 1.6 / 8.5       16x16 32->64  1.2 / 2.0, the gradient 1.4 / 2.2
-
-`by_rule` is what these come to; `compression.trainable.tuning` measures a model's own on the machine at hand.
+Which one is taken is said by `rules`, or by a table that `tuning` measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import tensorflow as tf
 
+from compression.trainable.by_rows import (
+    convolve_by_rows,
+    first_taps,
+    input_gradient_by_rows,
+    kernel_gradient_by_rows,
+)
+from compression.trainable.pieces import in_pieces, sum_of_pieces
+from compression.trainable.rules import Chooser, HotOp, Kind, Lowering, by_rule
 from compression.trainable.shapes import Grid, tap
 
 Tensor = Any
 
-PIECE_BYTES = 4 << 20  # of unrolled pictures at a time: 16 pieces were as fast as one (measured)
-MATMUL_INPUTS = 16  # channels from which on unrolling copies long enough runs
-OUTPUTS = 16  # channels from which on the product is worth the unrolling
-GRADIENT_OUTPUTS = 32
 WIDE = 16  # positions in a row from which on a product by rows is not slower than reshaping (measured)
 
 
@@ -53,52 +46,6 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     """
     batched = tf.matmul(tf.reshape(a, [1, *a.shape]), tf.reshape(b, [1, *b.shape]))
     return tf.reshape(batched, [a.shape[0], b.shape[1]])
-
-
-@dataclass(frozen=True, slots=True)
-class HotOp:
-    """One computation that there are several lowerings for.
-
-    Attributes:
-        kind: the convolution itself or its gradient with respect to the kernel; the gradient with respect to
-            the input is a convolution too (stride 1), or not a choice.
-        picture: [N, H, W, C], padded.
-        kernel: [kh, kw, Cin, Cout].
-    """
-
-    kind: Literal["convolution", "kernel_gradient"]
-    picture: tuple[int, ...]
-    kernel: tuple[int, ...]
-    strides: tuple[int, int]
-
-    @property
-    def key(self) -> str:
-        """As a tuned table names it."""
-        parts = ("x".join(str(n) for n in part) for part in (self.picture, self.kernel, self.strides))
-        return " ".join([self.kind, *parts])
-
-
-Lowering = Literal["conv", "matmul", "depthwise"]
-Chooser = Callable[[HotOp], Lowering]
-
-
-def lowerings_of(op: HotOp) -> tuple[Lowering, ...]:
-    """Those that compute it."""
-    equal = op.strides[0] == op.strides[1]  # as TensorFlow's depthwise op wants them
-    single = op.kind == "convolution" and op.kernel[2] == 1 and equal
-    return ("conv", "matmul", "depthwise") if single else ("conv", "matmul")
-
-
-def by_rule(op: HotOp) -> Lowering:
-    """What the table above comes to."""
-    height, width, inputs, outputs = op.kernel
-    gradient, strided = op.kind == "kernel_gradient", max(op.strides) > 1
-    if height == width == 1:  # nothing to unroll, but rows to pick out for a stride
-        return "matmul" if gradient or not strided else "conv"
-    if "depthwise" in lowerings_of(op):
-        return "depthwise"
-    least = GRADIENT_OUTPUTS if gradient else OUTPUTS
-    return "matmul" if inputs >= MATMUL_INPUTS and outputs >= least and not strided else "conv"
 
 
 _chooser: ContextVar[Chooser] = ContextVar("lowering", default=by_rule)
@@ -114,23 +61,9 @@ def choosing(chooser: Chooser) -> Iterator[None]:
         _chooser.reset(token)
 
 
-def _choice(kind: Literal["convolution", "kernel_gradient"], x: Tensor, kernel: Any, over: Grid) -> Lowering:
-    picture, shape = (tuple(int(n) for n in part) for part in (x.shape, kernel))
-    return _chooser.get()(HotOp(kind, picture, shape, (over.rows.stride, over.columns.stride)))
-
-
-def pieces(count: int, total_bytes: int) -> int:
-    """Into how many equal parts to split `count` things that unroll to `total_bytes`."""
-    wanted = -(-total_bytes // PIECE_BYTES)
-    return next((parts for parts in range(1, count + 1) if parts >= wanted and count % parts == 0), count)
-
-
-def in_pieces(compute: Callable[[Tensor], Tensor], x: Tensor, total_bytes: int) -> Tensor:
-    """``compute(x)``, the first axis taken piece by piece."""
-    parts = pieces(int(x.shape[0]), total_bytes)
-    if parts == 1:
-        return compute(x)
-    return tf.concat([compute(part) for part in tf.split(x, parts)], axis=0)
+def _choice(kind: Kind, picture: Any, kernel: Any, strides: tuple[int, int]) -> Lowering:
+    extents, shape = (tuple(int(n) for n in part) for part in (picture, kernel))
+    return _chooser.get()(HotOp(kind, extents, shape, strides))
 
 
 def unrolled_bytes(batch: int, over: Grid, channels: int) -> int:
@@ -176,36 +109,47 @@ def convolve(padded: Tensor, kernel: Tensor, over: Grid) -> Tensor:
     def by_depthwise(part: Tensor) -> Tensor:
         return tf.nn.depthwise_conv2d(part, kernel, [1, *strides, 1], "VALID")
 
-    lowering = _choice("convolution", padded, kernel.shape, over)
+    lowering = _choice("convolution", padded.shape, kernel.shape, strides)
     if lowering == "depthwise":
         return by_depthwise(padded)
+    if lowering == "rows":
+        return convolve_by_rows(padded, kernel, over)
     needed = unrolled_bytes(batch, over, channels) if unrolls else 0
     return in_pieces(by_matmul if lowering == "matmul" else by_conv, padded, needed)
 
 
 def kernel_gradient(padded: Tensor, dy: Tensor, shape: Any, over: Grid) -> Tensor:
     """Gradient of the kernel [kh, kw, Cin, Cout]."""
-    if _choice("kernel_gradient", padded, shape, over) == "matmul":
+    dilations = (over.rows.stride, over.columns.stride)
+    lowering = _choice("kernel_gradient", padded.shape, shape, dilations)
+    if lowering == "matmul":
         return _kernel_gradient_by_matmul(padded, dy, shape, over)
+    if lowering == "rows":
+        return kernel_gradient_by_rows(padded, dy, shape, over)
     picture = tf.transpose(padded, [3, 1, 2, 0])
     filters = tf.transpose(dy, [1, 2, 0, 3])
-    dilations = (over.rows.stride, over.columns.stride)
 
     def compute(part: Tensor) -> Tensor:
         return tf.nn.conv2d(part, filters, 1, "VALID", dilations=dilations)
 
     needed = unrolled_bytes(int(padded.shape[0]), over, int(padded.shape[3]))
     taps = tf.transpose(in_pieces(compute, picture, needed), [1, 2, 0, 3])
-    return taps if taps.shape == shape else taps[: shape[0], : shape[1]]  # a stride's remainder falls off
+    return first_taps(taps, shape)  # a stride's remainder falls off
 
 
 def _kernel_gradient_by_matmul(padded: Tensor, dy: Tensor, shape: Any, over: Grid) -> Tensor:
-    batch = int(padded.shape[0])
-    parts = pieces(batch, unrolled_bytes(batch, over, int(padded.shape[3])))
-    products = [
-        # dY on the left: tflite-runtime is 2 to 3 times slower the other way round (measured)
-        tf.matmul(tf.reshape(d, [d.shape[0], -1, d.shape[3]]), unroll(x, over), transpose_a=True)
-        for x, d in zip(tf.split(padded, parts), tf.split(dy, parts), strict=True)
-    ]
-    each = products[0] if parts == 1 else tf.add_n(products)
-    return tf.reshape(tf.transpose(tf.reduce_sum(each, axis=0)), shape)
+    def compute(x: Tensor, d: Tensor) -> Tensor:
+        # transposed before it is flat: the converter would leave that to the product, and a slower kernel
+        across = tf.reshape(tf.transpose(d, [0, 3, 1, 2]), [d.shape[0], d.shape[3], -1])
+        return tf.reduce_sum(tf.matmul(across, unroll(x, over)), axis=0)
+
+    total = unrolled_bytes(int(padded.shape[0]), over, int(padded.shape[3]))
+    return tf.reshape(tf.transpose(sum_of_pieces(compute, padded, dy, total)), shape)
+
+
+def input_gradient(dy: Tensor, kernel: Tensor, shape: Any, over: Grid) -> Tensor:
+    """Gradient of the padded picture of `shape`, where there is a stride; without one it is a convolution."""
+    strides = (over.rows.stride, over.columns.stride)
+    if _choice("input_gradient", shape, kernel.shape, strides) == "rows":
+        return input_gradient_by_rows(dy, kernel, shape, over.rows.stride)
+    return tf.nn.conv2d_transpose(dy, kernel, list(shape), strides, "VALID")

@@ -116,3 +116,13 @@ def crop(x: Tensor, over: Grid, shape: Any) -> Tensor:
     if x.shape[1:3] == shape[1:3]:
         return x
     return x[:, rows.before : rows.before + height, columns.before : columns.before + width, :]
+
+
+def turned(kernel: Tensor) -> Tensor:
+    """The kernel [kh, kw, ...] rotated by 180 degrees.
+
+    Trap: tflite-runtime 2.14 computes REVERSE_V2 over two axes wrongly, and says nothing. One at a time.
+    """
+    if kernel.shape[0] > 1:
+        kernel = tf.reverse(kernel, [0])
+    return tf.reverse(kernel, [1]) if kernel.shape[1] > 1 else kernel

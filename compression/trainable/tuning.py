@@ -21,15 +21,8 @@ from compression.time_signatures import installed_runtime
 from compression.timing_process import TimingError, timed_by
 from compression.trainable.convert import convert
 from compression.trainable.errors import TrainableError
-from compression.trainable.lowerings import (
-    HotOp,
-    Lowering,
-    by_rule,
-    choosing,
-    convolve,
-    kernel_gradient,
-    lowerings_of,
-)
+from compression.trainable.lowerings import choosing, convolve, input_gradient, kernel_gradient
+from compression.trainable.rules import Chooser, HotOp, Lowering, by_rule, lowerings_of, rule_for
 from compression.trainable.shapes import grid
 
 FORMAT = 1
@@ -39,7 +32,7 @@ FORMAT = 1
 class TunedTable:
     """Milliseconds by computation and lowering, measured with one runtime on one kind of machine.
 
-    Called, it chooses: the fastest, or by the shipped rule what was not measured.
+    Called, it chooses: the fastest, or by the runtime's rule what was not measured.
     """
 
     runtime: str
@@ -49,7 +42,7 @@ class TunedTable:
     def __call__(self, op: HotOp) -> Lowering:
         measured, possible = self.ms.get(op.key, {}), lowerings_of(op)
         if not set(possible) <= set(measured):
-            return by_rule(op)
+            return rule_for(self.runtime)(op)
         return min(possible, key=lambda name: measured[name])
 
     def __str__(self) -> str:
@@ -87,6 +80,15 @@ def cached_table() -> TunedTable | None:
     return read_table(path) if path.exists() else None
 
 
+def default_chooser() -> Chooser:
+    """For this interpreter's runtime: the table that `tune` made here, or the rule.
+
+    Raises:
+        TrainableError: the table is damaged.
+    """
+    return cached_table() or rule_for(installed_runtime())
+
+
 def write_table(path: Path, table: TunedTable) -> None:
     """As JSON, to a temporary name first."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +113,7 @@ def read_table(path: Path) -> TunedTable:
             str(key): {name: float(times[name]) for name in get_args(Lowering) if name in times}
             for key, times in plain["ms"].items()
         }
-        if not all({"conv", "matmul"} <= set(times) for times in ms.values()):
+        if not all("conv" in times for times in ms.values()):
             raise ValueError("a computation lacks a time")
         return TunedTable(str(plain["runtime"]), str(plain["machine"]), ms)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as exc:
@@ -165,17 +167,19 @@ def measure(ops: Iterable[HotOp], *, python: str | None = None) -> TunedTable:
 def _alone(op: HotOp, lowering: Lowering) -> Any:
     """A function of nothing but this computation, lowered so."""
 
+    over = grid(tf.zeros(op.picture), (op.kernel[0], op.kernel[1]), op.strides, "VALID")
+    outputs = (op.picture[0], over.rows.outputs, over.columns.outputs, op.kernel[3])
+
     def compute(x: Any, other: Any) -> dict[str, Any]:
-        over = grid(x, (op.kernel[0], op.kernel[1]), op.strides, "VALID")
         with choosing(lambda _op: lowering):
             if op.kind == "convolution":
                 return {"y": convolve(x, other, over)}
+            if op.kind == "input_gradient":
+                return {"y": input_gradient(x, other, op.picture, over)}
             return {"y": kernel_gradient(x, other, list(op.kernel), over)}
 
-    picture = tf.zeros(op.picture)
-    over = grid(picture, (op.kernel[0], op.kernel[1]), op.strides, "VALID")
-    outputs = (op.picture[0], over.rows.outputs, over.columns.outputs, op.kernel[3])
-    other = op.kernel if op.kind == "convolution" else outputs
+    x = outputs if op.kind == "input_gradient" else op.picture
+    other = outputs if op.kind == "kernel_gradient" else op.kernel
     return tf.function(compute, autograph=False).get_concrete_function(
-        tf.TensorSpec(op.picture, tf.float32, name="x"), tf.TensorSpec(other, tf.float32, name="other")
+        tf.TensorSpec(x, tf.float32, name="x"), tf.TensorSpec(other, tf.float32, name="other")
     )

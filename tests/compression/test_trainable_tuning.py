@@ -6,7 +6,7 @@ import json
 import platform
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -14,7 +14,8 @@ import pytest
 from compression.cli import main
 from compression.time_signatures import installed_runtime
 from compression.trainable import TrainableError, compile_trainable
-from compression.trainable.lowerings import HotOp, by_rule, lowerings_of
+from compression.trainable.convert import op_names
+from compression.trainable.rules import RULES, HotOp, Kind, by_rule, lowerings_of, rule_for
 from compression.trainable.tuning import (
     TunedTable,
     cached_table,
@@ -30,22 +31,30 @@ from tests.compression.trainable_cases import RATE, assert_close, examples, inpu
 tf_keras = pytest.importorskip("tf_keras")
 layers = tf_keras.layers
 OP = HotOp("convolution", (4, 10, 10, 16), (3, 3, 16, 32), (1, 1))
-TABLE = TunedTable("a runtime 1.0", "a machine", {OP.key: {"conv": 1.0, "matmul": 2.0}})
-MODEL = ["broker_server.models.images:small_cnn", "--input", "16x16x1", "--classes", "no,yes"]
+TABLE = TunedTable("a runtime 1.0", "a machine", {OP.key: {"conv": 1.0, "matmul": 2.0, "rows": 3.0}})
+MODEL = ["tests.compression.test_trainable_tuning:two_convs", "--input", "8x8x1", "--classes", "no,yes"]
+
+
+def two_convs(shape: tuple[int, ...], _classes: int) -> Any:
+    """A model for the commands."""
+    steps = [layers.Conv2D(8, 3, padding="same"), layers.Conv2D(8, 3), layers.Flatten(), layers.Dense(1)]
+    return tf_keras.Sequential([layers.Input(shape), *steps])
 
 
 def test_a_table_chooses_what_was_faster_and_leaves_the_rest_to_the_rule() -> None:
-    assert by_rule(OP) == "matmul" and TABLE(OP) == "conv"
+    assert by_rule(OP) == "rows" and TABLE(OP) == "conv"
     other = HotOp("kernel_gradient", *(OP.picture, OP.kernel, OP.strides))
     assert TABLE(other) == by_rule(other)
-    assert by_rule(HotOp("convolution", OP.picture, OP.kernel, (2, 2))) == "conv"
+    strided = HotOp("convolution", OP.picture, OP.kernel, (2, 2))
+    tflite = TunedTable("tflite-runtime 2.14.0", "a machine", TABLE.ms)
+    assert tflite(strided) == RULES["tflite-runtime"](strided) == "matmul" != by_rule(strided)
 
 
 def test_a_picture_of_one_channel_is_depthwise_where_the_table_lacks_that(tmp_path: Path) -> None:
     single = HotOp("convolution", (4, 10, 10, 1), (3, 3, 1, 8), (1, 1))
     assert by_rule(single) == "depthwise" and lowerings_of(single)[-1] == "depthwise"
-    assert lowerings_of(HotOp("convolution", single.picture, single.kernel, (2, 1))) == lowerings_of(OP)
-    older = {"conv": 1.0, "matmul": 2.0}
+    assert lowerings_of(HotOp("convolution", single.picture, single.kernel, (2, 1))) == ("conv", "matmul")
+    older = {"conv": 1.0, "matmul": 2.0, "rows": 3.0}
     assert TunedTable("r", "m", {single.key: older})(single) == "depthwise"
     assert TunedTable("r", "m", {single.key: {**older, "depthwise": 1.5}})(single) == "conv"
 
@@ -59,6 +68,35 @@ def test_a_table_survives_the_disk_and_what_is_none_is_refused(tmp_path: Path) -
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(TrainableError, match=r"bad\.json is not a table of lowerings"):
             read_table(tmp_path / "bad.json")
+
+
+def test_each_runtime_has_a_rule_of_its_own_and_the_compiler_takes_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of the runtime that is installed, where no table is in the cache."""
+    assert rule_for("tflite-runtime 2.14.0") is RULES["tflite-runtime"]
+    assert rule_for(None) is rule_for("unknown 1") is by_rule
+    for strides in ((1, 1), (2, 2), (2, 1)):
+        for kernel in ((3, 3, 1, 8), (3, 3, 16, 16), (1, 3, 16, 16), (1, 1, 16, 16), (3, 3, 3, 8)):
+            for kind in get_args(Kind):
+                op = HotOp(kind, (4, 9, 9, kernel[2]), kernel, strides)
+                assert all(rule(op) in lowerings_of(op) for rule in RULES.values()), op.key
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    seen = {}
+    for runtime in RULES:
+        monkeypatch.setattr(
+            "compression.trainable.tuning.installed_runtime", lambda name=runtime: f"{name} 1.0"
+        )
+        result = compile_trainable(
+            two_convs((8, 8, 1), 2),
+            name="net",
+            input=input_of((8, 8, 1)),
+            classes=["no", "yes"],
+            batch_size=2,
+        )
+        assert result.lowerings == f"by the rule for {runtime}, measured on x86_64"
+        seen[runtime] = op_names(result.bundle.tflite)
+    assert "DEPTHWISE_CONV_2D" in seen["ai-edge-litert"] and "DEPTHWISE_CONV_2D" not in seen["tflite-runtime"]
 
 
 def test_tables_of_different_machines_do_not_mix() -> None:
@@ -85,6 +123,10 @@ def test_the_cache_is_where_xdg_says(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         cached_table()
 
 
+def _or_conv(lowering: Any) -> Any:
+    return lambda op: lowering if lowering in lowerings_of(op) else "conv"
+
+
 def test_all_lowerings_have_the_same_gradients() -> None:
     """Strided and 1x1 convolutions, each lowered in the way that the rule avoids too."""
     tf_keras.utils.set_random_seed(1)
@@ -100,7 +142,7 @@ def test_all_lowerings_have_the_same_gradients() -> None:
     )
     batch = examples(np.random.default_rng(0), (9, 8, 1), 4)
     gradients, found = [], dict[str, HotOp]()
-    choosers: list[Any] = [recording(found), lambda _op: "conv", lambda _op: "matmul"]
+    choosers: list[Any] = [recording(found), lambda _op: "conv", _or_conv("matmul"), _or_conv("rows")]
     for chooser in choosers:
         result = compile_trainable(
             model,
@@ -113,7 +155,7 @@ def test_all_lowerings_have_the_same_gradients() -> None:
         )
         outcome = train(result.bundle, result.weights, [batch], rate=RATE)
         gradients.append(revealed(result.weights, outcome.weights))
-    assert {op.kind for op in found.values()} == {"convolution", "kernel_gradient"}
+    assert {op.kind for op in found.values()} == {"convolution", "kernel_gradient", "input_gradient"}
     for other in gradients[1:]:
         assert_close(other, gradients[0], 1e-4)
 
@@ -139,7 +181,7 @@ def test_the_command_measures_and_the_compiler_takes_the_table(
     assert json.loads(capsys.readouterr().out) == given  # the same program, found by itself
     assert main(["profile", str(tmp_path / "bundle" / "bundle.bin"), "--json"]) == 0
     profiled = json.loads(capsys.readouterr().out)
-    assert {"BATCH_MATMUL", "CONCATENATION", "MUL"} <= {op["op"] for op in profiled["ops"]}
+    assert {"BATCH_MATMUL", "MUL"} <= {op["op"] for op in profiled["ops"]}
     totals = [op["count"] * op["ms"] for op in profiled["ops"]]
     assert totals == sorted(totals, reverse=True) and min(totals) >= 0
     assert any(line.startswith("VAR_HANDLE") for line in profiled["left_out"])
