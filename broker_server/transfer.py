@@ -18,7 +18,7 @@ import numpy.typing as npt
 from broker_server.config import ModelConfig
 from broker_server.models import ModelError
 from broker_server.program import compile_model, every_example, seeded_model
-from compression.spec import FeatureInput, ImageInput, TrainableBundle, Weights
+from compression.spec import ImageInput, TrainableBundle, Weights
 from compression.tf import quiet, tensorflow
 from edge_client.data import DataSource, load_data, normalise
 
@@ -62,24 +62,15 @@ def compile_transfer(
     with quiet():
         tensorflow()
     with quiet():
-        from compression.models.cutting import parts
-        from compression.models.extractor import export_extractor
+        from compression.models.cutting import cut
 
         whole = seeded_model(config, input.shape, len(classes))
-        frozen, head = parts(whole)
-        exported = export_extractor(frozen, pictures)
-        check_size(config, len(exported.tflite))
-        steps = FeatureInput(
-            picture=input,
-            extractor=hashlib.sha256(exported.tflite).hexdigest(),
-            features=int(frozen.output_shape[-1]),
-        )
-        made = compile_model(
-            config, head, steps, classes, name=whole.name, loss=config.loss or "categorical_crossentropy"
-        )
-    return TransferProgram(
-        made.bundle, made.weights, exported.tflite, exported.calibration, backbone_digest(frozen)
-    )
+        split = cut(whole, input, pictures)
+        extractor = split.extractor or b""
+        check_size(config, len(extractor))
+        loss = config.loss or "categorical_crossentropy"  # a softmax, of two classes too
+        made = compile_model(config, split.trained, split.input, classes, name=whole.name, loss=loss)
+    return TransferProgram(made.bundle, made.weights, extractor, split.calibration, backbone_digest(whole))
 
 
 def check_size(config: ModelConfig, size: int) -> None:

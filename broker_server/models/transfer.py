@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,14 @@ def transfer_model(name: str, weights: str, input_shape: Sequence[int], classes:
     for layer in top.layers:
         layer.trainable = False
     return model
+
+
+def __getattr__(name: str) -> Any:
+    """``broker_server.models.transfer:vgg16@FILE``, for programs that take ``module:function``."""
+    backbone, _, weights = name.partition("@")
+    if backbone in BACKBONES:
+        return partial(transfer_model, backbone, weights or IMAGENET)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _backbone(name: str, backbone: Backbone, weights: str, fed: Any) -> Any:

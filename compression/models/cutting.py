@@ -6,11 +6,53 @@ is behind it is compiled for training like any small network.
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from compression.models.extractor import export_extractor
+from compression.spec import FeatureInput, ImageInput, Input
 from compression.tf import tensorflow
 
 CUT = "features"
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What devices train, what it takes, and the file that makes that of a picture.
+
+    Attributes:
+        trained: the head of a transfer model, all of any other.
+        input: of what is trained.
+        extractor: TFLite file; None for a model that is trained whole.
+        calibration: what the file is: "full-integer", or "dynamic-range" without pictures.
+    """
+
+    trained: Any
+    input: Input
+    extractor: bytes | None = None
+    calibration: str = ""
+
+
+def cut(model: Any, input: Input, pictures: npt.NDArray[np.float32] | None = None) -> Cut:
+    """Convert what is frozen of a transfer model.
+
+    Args:
+        pictures: float32 [N, *input.shape], on which activations are ranged.
+
+    Raises:
+        ExportError: the frozen part cannot be converted.
+    """
+    if not isinstance(input, ImageInput) or not is_transfer(model):
+        return Cut(model, input)
+    frozen, head = parts(model)
+    made = export_extractor(frozen, pictures)
+    digest = hashlib.sha256(made.tflite).hexdigest()
+    steps = FeatureInput(picture=input, extractor=digest, features=int(frozen.output_shape[-1]))
+    return Cut(head, steps, made.tflite, made.calibration)
 
 
 def parts(model: Any) -> tuple[Any, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from broker_server.baselines import BaselineJob, run_baseline
 from broker_server.by_hand import evaluate_sites
+from broker_server.cli import main
 from broker_server.config import (
     DataConfig,
     ModelConfig,
@@ -22,11 +24,12 @@ from broker_server.config import (
 from broker_server.errors import RunError
 from broker_server.fleet import write_settings
 from broker_server.frozen import Frozen
-from broker_server.models import ModelError
+from broker_server.models import ModelError, transfer
 from broker_server.program import trained_model
 from broker_server.run_plan import in_words
 from broker_server.store.ledger import Ledger
 from broker_server.transfer import TransferProgram, calibration_pictures, compile_transfer
+from compression.commands import make_bundle
 from compression.models.cutting import parts
 from compression.records import RecordError
 from compression.spec import Augmentation, FeatureInput, ImageInput, TableInput
@@ -154,3 +157,25 @@ def test_a_file_of_weights_lies_beside_the_settings_which_may_be_moved(tmp_path:
     assert shown_name(NAME) == "mobilenet_v2 (random weights, dry run)"
     for name in ("small_cnn", "my.models:net", "vgg16"):
         assert shown_name(name) == name
+
+
+def test_a_bundle_made_by_hand_brings_the_extractor_that_evaluate_finds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = make_bundle(
+        f"broker_server.models.transfer:{NAME}",
+        input_shape=PICTURE.shape,
+        classes=CLASSES,
+        directory=tmp_path / "bundle",
+    )
+    assert made.name == "mobilenet_v2_random" and made.parameters == HEAD
+    test = write_pictures(tmp_path / "test.npz", 40)
+    arguments = ["evaluate", str(tmp_path / "bundle" / "weights.npz"), "--data", str(test), "--json"]
+    assert main(arguments) == 0
+    [answer] = json.loads(capsys.readouterr().out)
+    assert answer["examples"] == 40
+    (tmp_path / "bundle" / "extractor.tflite").unlink()
+    assert main(arguments) == 1
+    assert "give the file of its extractor too" in capsys.readouterr().err
+    with pytest.raises(AttributeError, match="no attribute 'alexnet@random'"):
+        getattr(transfer, "alexnet@random")
