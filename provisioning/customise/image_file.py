@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from compression.progress import Report
+from edge_client.files import sync_directory
 from provisioning.card import Card
 from provisioning.customise.apply import Applied, personalise
 from provisioning.customise.errors import CustomiseError
@@ -37,6 +38,7 @@ def write_image_file(
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.rename(out)
+        sync_directory(out.parent)  # or the name is gone after a power cut, and a token with it
     finally:
         partial.unlink(missing_ok=True)
     return applied

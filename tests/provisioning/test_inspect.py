@@ -125,6 +125,18 @@ def test_the_file_s_hashes_come_as_json(folder: Path, capsys: pytest.CaptureFixt
     )
 
 
+def test_the_finished_name_is_on_the_disk_before_it_is_called_done(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[Path, bool]] = []
+    monkeypatch.setattr(
+        "provisioning.customise.image_file.sync_directory",
+        lambda path: synced.append((path, (folder / "pi-1.img").exists())),
+    )
+    assert image_command(folder, "--name", "pi-1") == 0
+    assert synced == [(folder, True)]
+
+
 def test_a_dry_run_writes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(folder.iterdir())
     assert image_command(folder, "--dry-run") == 0
