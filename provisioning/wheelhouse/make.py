@@ -104,7 +104,8 @@ def make_wheelhouse(
     report("unpacking", 0.8)
     _unpack(folder, wheels, debs, compiler)
     report("packing", 0.9)
-    return _finish(system, folder, wheels, debs, source, compiler is not None, int(now or time.time()))
+    build = max(int(now or time.time()), 0 if held is None else held.build + 1)  # also twice in one second
+    return _finish(system, folder, wheels, debs, source, compiler is not None, build)
 
 
 def open_wheelhouse(folder: Path) -> Wheelhouse:

@@ -247,7 +247,7 @@ def test_a_tree_that_is_not_what_was_packed_goes_onto_no_card(tmp_path: Path, ch
     leavings = out / "site" / "edge_client" / "__pycache__" / "cli.cpython-3.pyc"
     leavings.parent.mkdir(exist_ok=True)
     leavings.write_bytes(b"")
-    assert open_wheelhouse(out).lock.build == build
+    assert open_wheelhouse(out).lock.build == build + 1  # a client of its own, in the same second too
 
 
 def test_a_new_client_reuses_what_it_still_needs_and_drops_the_rest(tmp_path: Path) -> None:
@@ -259,6 +259,8 @@ def test_a_new_client_reuses_what_it_still_needs_and_drops_the_rest(tmp_path: Pa
     second = make_wheelhouse(BOOKWORM, out, bramble_wheel=newer, fetch=index(folder, asked), now=2000)
     assert (second.lock.client, second.lock.build, asked) == ("1.1", 2000, [])
     assert sorted(path.name.partition("-")[0] for path in (out / "wheel").iterdir()) == ["bramble", "numpy"]
+    earlier = make_wheelhouse(BOOKWORM, out, bramble_wheel=newer, fetch=index(folder), refresh=True, now=1500)
+    assert earlier.lock.build == 2001  # the clock was set back: it is newer all the same
     third = make_wheelhouse(BOOKWORM, out, bramble_wheel=newer, fetch=index(folder), refresh=True)
     assert {item.version for item in third.lock.items} == {"1.1", "3.0"}
 
