@@ -27,6 +27,7 @@ class CardJob:
     card: Card
     payload: Payload
     device: str | None
+    wheelhouse: Wheelhouse
 
 
 def add_job_options(parser: argparse.ArgumentParser) -> None:
@@ -34,9 +35,21 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
     add_card_options(parser)
     group = parser.add_argument_group("what goes onto it")
     group.add_argument("--wheelhouse", type=Path, metavar="FOLDER", help="as `wheelhouse --out` made it")
+    add_authority_option(group)
+
+
+def add_authority_option(group: argparse._ActionsContainer) -> None:
+    """Add ``--ca``, which `described_cards` and `with_tokens` read."""
     group.add_argument(
         "--ca", type=Path, metavar="FOLDER", help="the authority, to make each card's token now"
     )
+
+
+def described_cards(arguments: argparse.Namespace) -> list[Card]:
+    """`cards_from`; with ``--ca`` a card may wait for its token, which `with_tokens` makes."""
+    if arguments.ca:
+        FleetCA.open(arguments.ca)
+    return cards_from(arguments, (lambda _name: TO_BE_ISSUED) if arguments.ca else None)
 
 
 def card_jobs(arguments: argparse.Namespace, *, dry_run: bool = False) -> list[CardJob]:
@@ -50,16 +63,23 @@ def card_jobs(arguments: argparse.Namespace, *, dry_run: bool = False) -> list[C
         PkiError, EnrolmentServiceError: ``--ca`` is no authority, or makes no token for such a name.
     """
     tables = card_tables(arguments)
-    cards = cards_from(arguments, (lambda _name: TO_BE_ISSUED) if arguments.ca else None)
+    cards = described_cards(arguments)
     for card in cards:
         check_tools(card)
     houses = _wheelhouses(cards, tables, arguments.wheelhouse)
-    if arguments.ca:
-        authority = FleetCA.open(arguments.ca)
-        cards = cards if dry_run else _with_tokens(cards, authority)
-    return [
-        CardJob(card, payload(card, house), tables[card.name].get("device"))
+    jobs = [
+        CardJob(card, payload(card, house), tables[card.name].get("device"), house)
         for card, house in zip(cards, houses, strict=True)
+    ]
+    return jobs if dry_run else complete_jobs(jobs, arguments.ca)
+
+
+def complete_jobs(jobs: Sequence[CardJob], folder: Path | None) -> list[CardJob]:
+    """The same with new tokens on the cards that wait for one, as `with_tokens` makes them."""
+    cards = with_tokens([job.card for job in jobs], folder)
+    return [
+        job if card == job.card else replace(job, card=card, payload=payload(card, job.wheelhouse))
+        for job, card in zip(jobs, cards, strict=True)
     ]
 
 
@@ -83,9 +103,19 @@ def _wheelhouses(
     return found
 
 
-def _with_tokens(cards: Sequence[Card], authority: FleetCA) -> list[Card]:
-    """New tokens for the cards that have none, all at once and when nothing else can be wrong any more."""
-    waiting = EnrolmentToken(Secret(TO_BE_ISSUED))
-    issued = issue_tokens(authority, [card.name for card in cards if card.identity == waiting])
+def with_tokens(cards: Sequence[Card], folder: Path | None) -> list[Card]:
+    """New tokens for the cards that wait for one, all at once and when nothing else can be wrong any more.
+
+    Args:
+        folder: the authority's; None leaves the cards as they are.
+    """
+    if folder is None:
+        return list(cards)
+    issued = issue_tokens(FleetCA.open(folder), [card.name for card in cards if waits_for_token(card)])
     tokens = {token.name: EnrolmentToken(Secret(token.text)) for token in issued}
     return [replace(card, identity=tokens.get(card.name, card.identity)) for card in cards]
+
+
+def waits_for_token(card: Card) -> bool:
+    """Whether the card's token has not been made yet."""
+    return card.identity == EnrolmentToken(Secret(TO_BE_ISSUED))

@@ -12,7 +12,7 @@ from typing import Any
 
 from compression.command_line import Commands, command
 from provisioning.card import CardError
-from provisioning.card_jobs import CardJob, add_job_options, card_jobs
+from provisioning.card_jobs import CardJob, add_job_options, card_jobs, complete_jobs
 from provisioning.card_options import card_tables, describes_card
 from provisioning.customise.apply import new_instance_id, personalise
 from provisioning.customise.errors import CustomiseError
@@ -75,19 +75,23 @@ def run_flash(arguments: argparse.Namespace) -> int:
     """0 when every card is done, 1 otherwise."""
     plan = _plan(arguments)
     remarks = known_cards(read_register(arguments.register), plan) if arguments.register else []
+    jobs = card_jobs(arguments, dry_run=True) if _has_cards(arguments) else []
     if arguments.dry_run:
-        _jobs(arguments, dry_run=True)
         _show(arguments, plan, remarks)
         return 0
     if not arguments.json:
         _show(arguments, plan, remarks)
     _confirm(arguments, plan)
-    jobs = _jobs(arguments, dry_run=False)
-    if arguments.register:
-        note_start(arguments.register, plan)
+
+    def begin() -> Personalise | None:
+        """Every card is held, so this is no trial any more: now the register, and what ends older tokens."""
+        if arguments.register:
+            note_start(arguments.register, plan)
+        return _personaliser(complete_jobs(jobs, arguments.ca)) if jobs else None
+
     try:
         with transfer_bar(plan.image.size) as show:
-            outcomes = flash(plan, personalise=_personaliser(jobs) if jobs else None, on_progress=show)
+            outcomes = flash(plan, begin=begin, on_progress=show)
     except KeyboardInterrupt:
         names = ", ".join(str(destination.path) for destination in plan.destinations)
         print(f"unfinished: {names}: no first block, does not boot; flash again", file=sys.stderr)
@@ -117,10 +121,6 @@ def _has_cards(arguments: argparse.Namespace) -> bool:
     if arguments.ca or arguments.wheelhouse or describes_card(arguments):
         raise CardError("options of a card are given and no card: add --name NAME, or --card FILE")
     return False
-
-
-def _jobs(arguments: argparse.Namespace, *, dry_run: bool) -> list[CardJob]:
-    return card_jobs(arguments, dry_run=dry_run) if _has_cards(arguments) else []
 
 
 def _tell_the_fleet(folder: Path, outcomes: Sequence[Outcome]) -> None:

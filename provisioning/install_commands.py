@@ -11,7 +11,8 @@ from compression.command_line import Commands, command
 from compression.progress import progress_bar
 from provisioning.bundle.errors import BundleError
 from provisioning.bundle.payload import bundle_files, write_bundle
-from provisioning.card_options import add_card_options, cards_from
+from provisioning.card_jobs import add_authority_option, described_cards, with_tokens
+from provisioning.card_options import add_card_options
 from provisioning.wheelhouse.make import Wheelhouse, make_wheelhouse, open_wheelhouse
 from provisioning.wheelhouse.targets import SYSTEMS, system
 
@@ -55,6 +56,7 @@ def add_bundle(commands: Commands) -> None:
         "--out bundles",
     )
     add_card_options(parser)
+    add_authority_option(parser)
     parser.add_argument("--wheelhouse", type=Path, required=True, help="as `wheelhouse --out` made it")
     parser.add_argument("--out", type=Path, required=True, help="a folder NAME/bramble is made in it")
 
@@ -78,11 +80,12 @@ def run_wheelhouse(arguments: argparse.Namespace) -> int:
 
 def run_bundle(arguments: argparse.Namespace) -> int:
     wheelhouse = open_wheelhouse(arguments.wheelhouse)
-    written = []
-    for card in cards_from(arguments):
-        folder = arguments.out / card.name / "bramble"
+    cards, written = described_cards(arguments), []
+    for card in cards:
         if card.target != wheelhouse.lock.target:
             raise BundleError(f"{card.name} is for {card.target}, not for {wheelhouse.lock.target}")
+    for card in with_tokens(cards, arguments.ca):
+        folder = arguments.out / card.name / "bramble"
         write_bundle(bundle_files(card, wheelhouse), folder)
         written.append({"name": card.name, "folder": str(folder)})
     print(json.dumps({"bundles": written}) if arguments.json else "\n".join(w["folder"] for w in written))

@@ -7,9 +7,10 @@ import json
 from pathlib import Path
 
 from compression.command_line import Commands, command, count
-from provisioning.card_options import add_card_options, cards_from
+from provisioning.card_jobs import add_authority_option, described_cards, with_tokens
+from provisioning.card_options import add_card_options
 from provisioning.ssh.errors import RemoteError
-from provisioning.ssh.host_keys import Host, pin
+from provisioning.ssh.host_keys import Host, pinned
 from provisioning.ssh.install import Outcome, install
 from provisioning.ssh.remote import Remote
 from provisioning.wheelhouse.make import open_wheelhouse
@@ -29,6 +30,7 @@ def add_ssh(commands: Commands) -> None:
     )
     parser.add_argument("host", metavar="USER@HOST", help="who to log in as, and where; by key, not password")
     add_card_options(parser)
+    add_authority_option(parser)
     parser.add_argument("--wheelhouse", type=Path, required=True, help="as `wheelhouse --out` made it")
     parser.add_argument("--port", type=count, default=22, help="of the SSH service (default: %(default)s)")
     parser.add_argument(
@@ -47,22 +49,22 @@ def add_ssh(commands: Commands) -> None:
 
 
 def run_ssh(arguments: argparse.Namespace) -> int:
-    cards = cards_from(arguments)
+    cards = described_cards(arguments)
     if len(cards) != 1:
         raise RemoteError(f"{len(cards)} cards are named; give one with --name")
     wheelhouse = open_wheelhouse(arguments.wheelhouse)
     host, known = Host.parse(arguments.host, arguments.port), arguments.known_hosts.expanduser()
     say = (lambda _line: None) if arguments.json else print
-    if fingerprint := pin(host, known, arguments.accept_host_key):
-        say(f"pinned {fingerprint} in {known}")
-    outcome = install(
-        Remote(host, known, arguments.login_key),
-        cards[0],
-        wheelhouse,
-        root=arguments.root,
-        dry=arguments.dry_run,
-        say=say,
-    )
+    with pinned(host, known, arguments.accept_host_key, dry=arguments.dry_run, say=say) as trusted:
+        outcome = install(
+            Remote(host, trusted, arguments.login_key),
+            cards[0],
+            wheelhouse,
+            root=arguments.root,
+            dry=arguments.dry_run,
+            say=say,
+            complete=lambda card: with_tokens([card], arguments.ca)[0],
+        )
     print(json.dumps(_facts(host, outcome)) if arguments.json else "\n".join(_lines(outcome)))
     return 0
 

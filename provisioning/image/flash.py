@@ -30,6 +30,7 @@ UNLIMITED = 1 << 50  # of a file: the disk that it lies on is full long before
 Recheck = Callable[[], None]  # reads what was personalised again and raises if it differs
 Personalise = Callable[[Destination, bytes], Recheck]  # gets the first bytes, which are not on the card yet
 Step = Literal["writing", "reading back", "personalising"]
+Begin = Callable[[], Personalise | None]
 OnProgress = Callable[[Step, int], None]  # bytes done of the step, by the slowest target
 
 
@@ -52,9 +53,17 @@ def no_progress(_step: Step, _count: int) -> None:
 
 
 def flash(
-    plan: FlashPlan, *, personalise: Personalise | None = None, on_progress: OnProgress = no_progress
+    plan: FlashPlan,
+    *,
+    personalise: Personalise | None = None,
+    begin: Begin | None = None,
+    on_progress: OnProgress = no_progress,
 ) -> list[Outcome]:
     """Carry a plan out. A target that fails keeps nobody else; it is left without a first block.
+
+    Args:
+        begin: called once every target is held and nothing is written yet, for what should not be done for
+            a card that is refused; what it gives takes the place of `personalise`.
 
     Raises:
         RefusedError: before anything is written, if a target is not what it was when planned.
@@ -68,6 +77,8 @@ def flash(
         for target, outcome in targets.items():
             target.check_identity()
             check_destination(outcome.destination, plan.image, plan.erase_serials)
+        if begin is not None:
+            personalise = begin()
         _Run(plan, targets, personalise, on_progress).all_steps()
     return list(targets.values())
 
@@ -182,4 +193,5 @@ def _prepare(target: Target) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    """Never empty: a target without a reason is a good one."""
+    return " ".join(str(error).split()) or type(error).__name__

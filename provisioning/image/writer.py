@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from provisioning.image.checksum import checksum
-from provisioning.image.errors import FlashError
 from provisioning.image.target import CHUNK, HELD_BACK, Target, buffer
 
 BUFFERS = 8  # chunks in memory, all targets together
@@ -77,7 +76,7 @@ class _Writer(threading.Thread):
         if self.error is None:
             try:
                 step()
-            except (OSError, FlashError) as exc:
+            except Exception as exc:  # noqa: BLE001 - a thread that ends holds chunks, and everybody waits
                 self.error = exc
 
     def _finish(self) -> None:

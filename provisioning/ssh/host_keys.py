@@ -7,7 +7,11 @@ device's own screen, or knows that this first connection goes over a cable.
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +83,20 @@ def pin(host: Host, known_hosts: Path, fingerprint: str | None) -> str | None:
     with known_hosts.open("a", encoding="utf-8") as file:
         file.write(shown[fingerprint] + "\n")
     return fingerprint
+
+
+@contextmanager
+def pinned(
+    host: Host, known_hosts: Path, fingerprint: str | None, *, dry: bool, say: Callable[[str], None]
+) -> Iterator[Path]:
+    """A file of known hosts with the host's key in it, as `pin`; a dry run pins in a copy of it."""
+    with tempfile.TemporaryDirectory(prefix="bramble-") as folder:
+        trusted = Path(folder, "known_hosts") if dry else known_hosts
+        if dry and known_hosts.exists():
+            shutil.copy(known_hosts, trusted)
+        if found := pin(host, trusted, fingerprint):
+            say(f"{'would pin' if dry else 'pinned'} {found} in {known_hosts}")
+        yield trusted
 
 
 def _fingerprint(line: str) -> str:

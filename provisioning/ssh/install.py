@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edge_client.device.installer import SUMS
 from provisioning.bundle.payload import bundle_files
 from provisioning.card import Card
+from provisioning.card_jobs import waits_for_token
 from provisioning.customise.payload import Content, content_bytes
 from provisioning.ssh.errors import RemoteError
 from provisioning.ssh.remote import Remote
@@ -66,6 +68,7 @@ def install(
     root: str = "/",
     dry: bool = False,
     say: Callable[[str], None] = lambda _line: None,
+    complete: Callable[[Card], Card] = lambda card: card,
 ) -> Outcome:
     """Install a card's client on a device.
 
@@ -76,6 +79,7 @@ def install(
         root: what counts as the device's root directory; another than "/" needs no rights.
         dry: look, and send nothing.
         say: told each step.
+        complete: gives a card that waits for its token one; asked where the device has no certificate yet.
 
     Raises:
         RemoteError: the device is of another system, lacks rights, or the installation failed there.
@@ -87,6 +91,12 @@ def install(
     files = bundle_files(card, wheelhouse, from_boot=False)
     folder = remote.run("pwd").strip() + "/" + FOLDER
     missing = _missing(remote, folder, files, as_root, root)
+    if waits_for_token(card):
+        if _token_in(files) in missing and not dry:
+            files = bundle_files(complete(card), wheelhouse, from_boot=False)
+            missing = _missing(remote, folder, files, as_root, root)
+        elif set(missing) == {SUMS}:
+            missing = {}  # but for the token, which is used up, the device has all of it
     size = sum(_size(content) for content in missing.values())
     command = [*as_root, "python3", "-I", f"{folder}/bramble-edge", "device", "install", folder]
     command += ["--root", root] if root != "/" else []
@@ -122,14 +132,23 @@ def _missing(
     remote: Remote, folder: str, files: Mapping[str, Content], as_root: list[str], root: str
 ) -> dict[str, Content]:
     """What the device does not have, secrets only where they are of use."""
-    plan: dict[str, Any] = json.loads(content_bytes(files["install.json"]))
-    secrets = {entry["source"]: entry for entry in plan["files"] if entry.get("secret")}
+    secrets = {entry["source"]: entry for entry in _entries(files) if entry.get("secret")}
     held = remote.digests(folder, list(files))
     missing = {name: content for name, content in files.items() if held.get(name) != _digest(content)}
     for name, entry in secrets.items():
         if name in missing and not _is_of_use(remote, entry, _digest(files[name]), as_root, root):
             del missing[name]
     return missing
+
+
+def _entries(files: Mapping[str, Content]) -> list[dict[str, Any]]:
+    plan: dict[str, Any] = json.loads(content_bytes(files["install.json"]))
+    return list(plan["files"])
+
+
+def _token_in(files: Mapping[str, Content]) -> str | None:
+    """Name of the secret that a certificate uses up."""
+    return next((str(entry["source"]) for entry in _entries(files) if entry.get("until")), None)
 
 
 def _is_of_use(remote: Remote, entry: Mapping[str, Any], digest: str, as_root: list[str], root: str) -> bool:

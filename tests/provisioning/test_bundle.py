@@ -24,8 +24,11 @@ from provisioning.bundle.errors import BundleError
 from provisioning.bundle.payload import bundle_files, payload, write_bundle
 from provisioning.bundle.program import device_program
 from provisioning.bundle.settings import edge_toml
+from provisioning.card import EnrolmentToken, Secret
+from provisioning.card_jobs import TO_BE_ISSUED
 from provisioning.cli import main
 from provisioning.customise.payload import BootFile, RootFile, RootFolder, RootLink, content_bytes
+from provisioning.enrolment.store import EnrolmentStore
 from tests.provisioning.install_cases import TOKEN, bundle, card, issued, wheelhouse
 
 STATE = "var/lib/private/bramble/identity"
@@ -387,7 +390,7 @@ def test_the_command_writes_a_bundle_that_others_cannot_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = wheelhouse(tmp_path)
-    monkeypatch.setattr("provisioning.install_commands.cards_from", lambda _: [card(tmp_path)])
+    monkeypatch.setattr("provisioning.install_commands.described_cards", lambda _: [card(tmp_path)])
     arguments = ["bundle", "--wheelhouse", str(made.folder), "--out", str(tmp_path / "out")]
     assert main([*arguments, "--json"]) == 0
     folder = Path(json.loads(capsys.readouterr().out)["bundles"][0]["folder"])
@@ -395,3 +398,19 @@ def test_the_command_writes_a_bundle_that_others_cannot_read(
     assert stat.S_IMODE((folder / "files" / "token").stat().st_mode) == 0o600
     assert main(arguments) == 0
     assert capsys.readouterr().out == f"{folder}\n"
+
+
+def test_the_command_makes_each_cards_token_with_the_authority_at_hand(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, waiting = wheelhouse(tmp_path), EnrolmentToken(Secret(TO_BE_ISSUED))
+    monkeypatch.setattr(
+        "provisioning.install_commands.described_cards", lambda _: [card(tmp_path, identity=waiting)]
+    )
+    arguments = ["bundle", "--wheelhouse", str(made.folder), "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--ca", str(tmp_path / "ca")]) == 0
+    token = tmp_path / "out" / "pi-1" / "bramble" / "files" / "token"
+    assert token.read_text().startswith("brt_")
+    with EnrolmentStore(tmp_path / "ca").look() as look:
+        assert [row.name for row in look.tokens()] == ["pi-1"]
+    assert token.read_text().strip() not in capsys.readouterr().out

@@ -9,6 +9,7 @@ import lzma
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from provisioning import flash_commands
 from provisioning.cli import main
 from provisioning.customise.fat import BootPartition
 from provisioning.enrolment.progress import fleet_progress
+from provisioning.image.errors import FlashError
 from provisioning.image.register import read_register
 from provisioning.pki.authority import FleetCA
 from tests.provisioning import card_images
@@ -127,7 +129,8 @@ def test_a_wrong_hash_ends_unfinished(image: Path, folder: Path, capsys: pytest.
 def test_ctrl_c_says_what_is_unfinished(
     image: Path, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_arguments: object, **_named: object) -> None:
+    def interrupted(*_arguments: object, begin: Callable[[], object], **_named: object) -> None:
+        begin()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(flash_commands, "flash", interrupted)
@@ -214,6 +217,29 @@ def test_the_fleet_hears_of_a_finished_card(
     assert told(capsys, *arguments)["results"][0]["state"] == "done"
     (device,) = fleet_progress(FleetCA.open(authority))
     assert (device.name, device.stage) == ("pi-2", "flashed")
+
+
+@pytest.mark.parametrize("_tools", [pytest.param(None, marks=needs_tools)])
+def test_a_card_that_is_in_use_costs_no_token_and_no_row(
+    _tools: None,
+    on_cards: tuple[str, ...],
+    cards: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    authority, register = cards / "authority", cards / "register.csv"
+    assert main(["ca", "init", "--fleet", "ward", "--ca", str(authority)]) == 0
+    settings = (cards / "cards.toml").read_text(encoding="utf-8")
+    (cards / "cards.toml").write_text(settings.replace('token_file = "token"\n', ""), encoding="utf-8")
+
+    def busy(path: Path, _disk: None) -> None:
+        raise FlashError(f"{path} is in use")
+
+    monkeypatch.setattr("provisioning.image.flash.open_target", busy)
+    arguments = (*on_cards, "--ca", authority, "--name", "pi-2", "--device", cards / "a.img")
+    assert "is in use" in failure(capsys, *arguments, "--register", register)
+    assert not register.exists()
+    assert not (authority / "enrolment.db").exists()  # a new token would have ended the one before
 
 
 @pytest.mark.parametrize("_tools", [pytest.param(None, marks=needs_tools)])

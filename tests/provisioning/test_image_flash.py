@@ -23,7 +23,7 @@ from provisioning.image.hashed_file import HashedFile
 from provisioning.image.plan import Destination
 from provisioning.image.target import CHUNK, HELD_BACK, Target, open_target
 from provisioning.image.verify import check_body, check_head
-from provisioning.image.writer import Content, write_body
+from provisioning.image.writer import BUFFERS, Content, write_body
 from tests.provisioning.flashing import MIB, SIZE, flip, folder, image_bytes, looks_unfinished, make_plan
 
 __all__ = ["folder"]  # a fixture
@@ -221,6 +221,54 @@ def test_one_bad_card_holds_up_nobody(
     assert bad.state == "unfinished" and words in bad.reason and looks_unfinished(folder / "bad.img")
     alone = only(flash(make_plan(folder / "os.img", folder / "bad.img")))  # nobody is left: it ends early
     assert alone.state == "unfinished" and words in alone.reason
+
+
+class Odd(Target):
+    """Fails as nothing does that somebody thought of."""
+
+    def write(self, data: memoryview, position: int) -> None:
+        if position:
+            raise AssertionError
+        super().write(data, position)
+
+
+@pytest.mark.timeout(60)
+def test_an_error_of_no_known_kind_leaves_nobody_waiting_for_its_chunks(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = image_bytes() + b"x" * (BUFFERS * CHUNK)  # more than all buffers hold
+
+    def open_one(path: Path, disk: None) -> Target:
+        target = open_target(path, disk)
+        if path.name == "bad.img":
+            target.__class__ = Odd
+        return target
+
+    monkeypatch.setattr(flash_module, "open_target", open_one)
+    bad, good = flash(make_plan(write_image(folder, data), folder / "bad.img", folder / "good.img"))
+    assert (good.state, bad.state, bad.reason) == ("done", "unfinished", "AssertionError")
+    assert looks_unfinished(folder / "bad.img")
+
+
+def test_what_begins_once_the_cards_are_held_is_not_done_for_one_that_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+    plan = make_plan(write_image(folder, image_bytes()), folder / "card.img")
+
+    def begin() -> None:
+        begun.append("now")
+
+    def busy(_path: Path, _disk: None) -> Target:
+        raise FlashError("in use")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(flash_module, "open_target", busy)
+        with pytest.raises(FlashError, match="in use"):
+            flash(plan, begin=begin)
+    assert begun == []
+    assert only(flash(plan, begin=begin)).state == "done"
+    assert begun == ["now"]
 
 
 def test_a_first_block_that_does_not_read_back_is_taken_away(

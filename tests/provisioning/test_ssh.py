@@ -17,10 +17,12 @@ from pathlib import Path
 
 import pytest
 
+from provisioning.card import Card, EnrolmentToken, Secret
+from provisioning.card_jobs import TO_BE_ISSUED
 from provisioning.cli import main
 from provisioning.ssh.errors import RemoteError
 from provisioning.ssh.host_keys import Host, is_pinned, pin, scan
-from provisioning.ssh.install import Facts, _check, install, probe
+from provisioning.ssh.install import Facts, Outcome, _check, install, probe
 from provisioning.ssh.remote import Remote
 from provisioning.wheelhouse.errors import WheelhouseError
 from tests.provisioning.install_cases import TOKEN, card, wheelhouse
@@ -190,6 +192,29 @@ def test_a_token_that_was_used_is_not_sent_again(device: Device, tmp_path: Path)
     assert (again.sent, again.changes) == ((), ())
 
 
+def test_a_token_is_made_where_there_is_no_certificate_yet_and_only_there(
+    device: Device, tmp_path: Path
+) -> None:
+    remote, made, asked = device.trusted(), wheelhouse(tmp_path), list[str]()
+    waiting = card(tmp_path, identity=EnrolmentToken(Secret(TO_BE_ISSUED)))
+
+    def complete(one: Card) -> Card:
+        asked.append(one.name)
+        return card(tmp_path)
+
+    def run(*, dry: bool = False) -> Outcome:
+        return install(remote, waiting, made, root=str(device.root), dry=dry, complete=complete)
+
+    assert "files/token" in run(dry=True).sent and asked == []
+    assert "files/token" in run().sent and asked == ["pi-1"]
+    identity = device.root / "var/lib/private/bramble/identity"
+    assert (identity / "token").read_text() == TOKEN + "\n"
+    (identity / "token").unlink()
+    (identity / "device.crt").write_text("issued")
+    again = run()
+    assert (again.sent, again.changes, asked) == ((), (), ["pi-1"])
+
+
 def test_only_what_differs_is_sent(device: Device, tmp_path: Path) -> None:
     remote, made = device.trusted(), wheelhouse(tmp_path)
     install(remote, card(tmp_path), made, root=str(device.root))
@@ -241,7 +266,7 @@ def test_the_command(
 ) -> None:
     made = wheelhouse(tmp_path)
     cards = [card(tmp_path)]
-    monkeypatch.setattr("provisioning.ssh_commands.cards_from", lambda _: cards)
+    monkeypatch.setattr("provisioning.ssh_commands.described_cards", lambda _: cards)
     arguments = ["ssh", f"{device.host.user}@127.0.0.1", "--port", str(device.host.port)]
     arguments += ["--wheelhouse", str(made.folder), "--login-key", str(device.key_file)]
     arguments += ["--known-hosts", str(device.known_hosts), "--root", str(device.root)]
@@ -250,7 +275,8 @@ def test_the_command(
     trust = ["--accept-host-key", next(iter(scan(device.host)))]
     assert main([*arguments, *trust, "--dry-run"]) == 0
     assert "would be sent and installed" in capsys.readouterr().out
-    assert main([*arguments, "--json"]) == 0
+    assert not device.known_hosts.parent.exists()  # not even the host's key
+    assert main([*arguments, *trust, "--json"]) == 0
     output = capsys.readouterr()
     assert "install client 1.0, build 1000" in json.loads(output.out)["changes"]
     assert TOKEN not in output.out + output.err
