@@ -31,6 +31,7 @@ EXAMPLES = (
     "bramble-bench compare before.json after.json",
     "bramble-bench environment --json",
 )
+OURS = ("benchmarks", "broker_server", "compression", "edge_client", "provisioning")
 COMMANDS = (
     add_latency,
     add_size,
@@ -51,13 +52,22 @@ COMMANDS = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status as `run_program` gives it."""
+    """Run one command; the exit status as `run_program` gives it, 1 where a package is not installed."""
     parser, commands = program(
         "bramble-bench", "Measure models, training and codecs on this machine.", EXAMPLES
     )
     for add in COMMANDS:
         add(commands)
-    return run_program(parser, argv)
+    try:
+        return run_program(parser, argv)
+    except ModuleNotFoundError as exc:
+        if str(exc.name).partition(".")[0] in OURS:
+            raise
+        print(
+            f"error: this needs {exc.name}, as a workstation has: pip install 'bramble[server]'",
+            file=sys.stderr,
+        )
+        return 1
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -65,6 +66,7 @@ def run_flash(arguments: argparse.Namespace) -> int:
         raise BenchmarkError(f"--size-mb must be at least {SMALLEST_MB}")
     if arguments.folder is not None and not arguments.folder.is_dir():
         raise BenchmarkError(f"--folder {arguments.folder} is not a folder: make it first")
+    importlib.import_module("provisioning.flash_commands")  # what it needs is missed here, not in a child
     environment = read_environment()
     with (
         tempfile.TemporaryDirectory(prefix="bramble-flash-", dir=arguments.folder) as folder,

@@ -42,7 +42,8 @@ class Kind:
 
     rows: str  # keys of the result with commas between, each of a row or of a list; empty: the result itself
     columns: tuple[Column, ...]
-    drawn: tuple[int, ...] = (0,)  # columns
+    drawn: tuple[int, ...] = (0,)  # columns, the rows side by side
+    alike: tuple[int, ...] = ()  # columns of one unit, drawn side by side where there is one row only
 
 
 SYSTEM = Kind(
@@ -56,6 +57,7 @@ SYSTEM = Kind(
         Column("server CPU s/round", "server_cpu_s_per_round", ".3f"),
     ),
     (0, 1, 2, 3),
+    (1, 2),
 )
 KINDS: Mapping[str, Kind] = {
     "latency": Kind(
@@ -69,6 +71,7 @@ KINDS: Mapping[str, Kind] = {
             Column("peak MB", "cold_start.peak_rss_mb", ".0f"),
             Column("off by at most", "max_difference", ".2g"),
         ),
+        alike=(0, 1, 2),
     ),
     "size": Kind(
         "models",
@@ -78,6 +81,7 @@ KINDS: Mapping[str, Kind] = {
             Column("zeros", "sparsity", ".1%"),
             Column("process MB", "peak_rss_mb", ".0f"),
         ),
+        (0, 1),
         (0, 1),
     ),
     "train": Kind(
@@ -89,6 +93,7 @@ KINDS: Mapping[str, Kind] = {
             Column("peak MB", "peak_rss_mb", ".0f"),
         ),
         (0, 3),
+        (0, 1),
     ),
     "energy": Kind("", (Column("mJ/answer", "mj_per_answer"), Column("W", "watts", ".3g"))),
     "peers": SYSTEM,
@@ -104,6 +109,7 @@ KINDS: Mapping[str, Kind] = {
             Column("peak MB", "cold_start.peak_rss_mb", ".0f"),
             Column("C after", "conditions.temperature_after_c", ".0f"),
         ),
+        alike=(0, 1, 2),
     ),
     "wire": Kind(
         "rows",
@@ -115,6 +121,7 @@ KINDS: Mapping[str, Kind] = {
             Column("peak, of update", "peak_times", ".1f"),
         ),
         (0, 2, 3),
+        (2, 3),
     ),
     "accuracy-bytes": Kind(
         "rows",
@@ -148,6 +155,7 @@ KINDS: Mapping[str, Kind] = {
             Column("ours/NumPy", "ratio_numpy", ".1f"),
             Column("peak MB", "peak_rss_mb", ".0f"),
         ),
+        alike=(0, 1),
     ),
     "flash": Kind(
         "results",
@@ -159,44 +167,60 @@ KINDS: Mapping[str, Kind] = {
             Column("x bmaptool", "ours_against_bmaptool", ".2f"),
             Column("x dd", "ours_against_dd", ".2f"),
         ),
+        alike=(0, 1, 2, 3),
     ),
 }
 NAMED_BY = ("file", "profile", "strategy", "codec", "compression")  # a row's name is the first that it has
 
 
 def rows_of(result: Result) -> list[tuple[str, Result]]:
-    """The rows of a result, each with its name; none for a benchmark that has no table here."""
+    """The rows of a result, each named by what tells it apart; none for a benchmark without a table."""
+    named, common = _named_rows(result), common_words(result)
+    return [(", ".join(word for word in words if word not in common), row) for words, row in named]
+
+
+def common_words(result: Result) -> tuple[str, ...]:
+    """What all rows of a result have in common beside their names, as the runtime; nothing of one row."""
+    first, *others = [words for words, _ in _named_rows(result)] or [()]
+    shared = [word for word in first[1:] if all(word in words[1:] for words in others)]
+    return tuple(shared) if others else ()
+
+
+def _named_rows(result: Result) -> list[tuple[tuple[str, ...], Result]]:
     kind = KINDS.get(str(result["benchmark"]))
     if kind is None:
         return []
     if not kind.rows:
-        return [(_name(result, ""), result)]
-    found: list[tuple[str, Result]] = []
+        return [(_words(result, ""), result)]
+    found: list[tuple[tuple[str, ...], Result]] = []
     for key in kind.rows.split(","):
         value = result.get(key)
         if isinstance(value, list):
-            found += [(_name(row, ""), row) for row in value if isinstance(row, Mapping)]
+            found += [(_words(row, ""), row) for row in value if isinstance(row, Mapping)]
         elif isinstance(value, Mapping):
-            found.append((_name(value, key), value))
+            found.append((_words(value, key), value))
     return found
 
 
-def _name(row: Result, key: str) -> str:
+def _words(row: Result, key: str) -> tuple[str, ...]:
+    """A row's own name, then how it was measured."""
     named = next((name for name in NAMED_BY if name in row), None)
     words = [key if named is None else Path(str(row[named])).name if named == "file" else str(row[named])]
     if "xnnpack" in row:
         words += [str(row.get("runtime", "")), f"{row.get('threads')} thr."]
         words += [] if row["xnnpack"] else ["no XNNPACK"]
         words += [f"batch {row['batch']}"] if row.get("batch") else []
-    return ", ".join(word for word in [str(row.get("device", "")), *words] if word)
+    return tuple(word for word in [str(row.get("device", "")), *words] if word)
 
 
 def title_of(result: Result) -> str:
-    """What was measured, when and where."""
-    return f"{result['benchmark']}, {result.get('at', '?')}, {_where(result)}"
+    """What was measured, when and where, and what all of its rows have in common."""
+    return ", ".join(
+        [str(result["benchmark"]), str(result.get("at", "?")), where_of(result), *common_words(result)]
+    )
 
 
-def _where(result: Result) -> str:
+def where_of(result: Result) -> str:
     """What was measured on; a fleet was only asked from the machine of the result."""
     if not isinstance(rows := result.get("devices"), list):
         return str(result["environment"]["label"])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.accuracy_bytes import CodecResult
 from benchmarks.errors import BenchmarkError
+
+if TYPE_CHECKING:
+    from benchmarks.accuracy_bytes import CodecResult
 
 COLOURS = 10
 SUFFIXES = (".svg", ".png", ".pdf")

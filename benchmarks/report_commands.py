@@ -47,16 +47,22 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _draw(results: list[dict[str, object]], page: Path | None, plot: Path | None) -> None:
-    try:
-        from benchmarks.history_page import draw_file, html  # noqa: PLC0415 - a device has no matplotlib
-        from benchmarks.plot import check_plot_file  # noqa: PLC0415
-    except ImportError as exc:
-        raise BenchmarkError(f"plots need matplotlib, pip install 'bramble[server]': {exc}") from exc
     if plot is not None:
-        check_plot_file(plot)
-        draw_file(results[-1], plot)
+        _draw_plot(results[-1], plot)
     if page is not None:
+        from benchmarks.history_page import html  # noqa: PLC0415 - imports the server's pages
+
         try:
             page.write_text(html(results), encoding="utf-8")
         except OSError as exc:
             raise BenchmarkError(f"{page}: {exc.strerror or exc}") from exc
+
+
+def _draw_plot(result: dict[str, object], file: Path) -> None:
+    try:
+        from benchmarks.history_plot import draw_file  # noqa: PLC0415 - a device has no matplotlib
+        from benchmarks.plot import check_plot_file  # noqa: PLC0415
+    except ImportError as exc:
+        raise BenchmarkError(f"plots need matplotlib, pip install 'bramble[server]': {exc}") from exc
+    check_plot_file(file)
+    draw_file(result, file)

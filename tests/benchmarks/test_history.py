@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks.cli import main
-from benchmarks.history import markdown, rows_of
+from benchmarks.history import markdown, rows_of, title_of
 from benchmarks.history_page import html
 from benchmarks.output import SCHEMA, envelope, read_results
 from edge_client.measure.environment import read_environment
@@ -111,8 +111,38 @@ def test_the_page_is_self_contained_and_text_stays_text() -> None:
     links = Links()
     links.feed(page)
     assert links.outside == [] and "script" not in links.tags and "link" not in links.tags
-    assert links.tags.count("svg") == 3  # the figures that any row has
+    assert links.tags.count("figure") == 2  # those of which two rows have something to draw
+    assert links.tags.count("svg") == 4
     assert "<b>faster" not in page and "&lt;b&gt;faster" in page
+
+
+def test_what_all_rows_have_in_common_is_said_once() -> None:
+    row = {"xnnpack": True, "runtime": "litert 2", "threads": 1, "timings": {"p50_ms": 0.5}}
+    rows = [row | {"file": "a.tflite"}, row | {"file": "a.tflite", "xnnpack": False}]
+    result = envelope("latency", read_environment(), {"models": rows})
+    assert [name for name, _ in rows_of(result)] == ["a.tflite", "a.tflite, no XNNPACK"]
+    assert title_of(result).endswith(", litert 2, 1 thr.") and ", litert 2, 1 thr.</p>" in html([result])
+    alone = envelope("latency", read_environment(), {"models": rows[:1]})
+    assert [name for name, _ in rows_of(alone)] == ["a.tflite, litert 2, 1 thr."]
+
+
+def test_the_page_shows_the_ops_and_the_machine() -> None:
+    op = {"op": "CONV_2D", "what": "CONV_2D 1x8x8x1 -> 1x8x8x4", "count": 2, "ms": 0.125}
+    times = {
+        "model": "a.tflite",
+        "threads": 1,
+        "xnnpack": False,
+        "sum_ms": 0.25,
+        "whole_ms": 0.2,
+        "ops": [op],
+    }
+    skipped = {"model": "b.tflite", "skipped": "it crashes"}
+    plain = {"models": [], "operators": [times, skipped, "odd"]}
+    result = envelope("latency", read_environment(), plain)
+    page = html([result, result | {"benchmark": "environment", "at": "soon"}])
+    assert "a.tflite, 1 thr., no XNNPACK, by op: 0.25 ms in all, 125 % of the whole" in page
+    assert "b.tflite, by op: skipped, it crashes" in page
+    assert page.count("<details open") == 1 and "at an unknown time" in page
 
 
 def test_files_that_hold_no_results_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
