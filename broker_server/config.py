@@ -74,7 +74,8 @@ class ModelConfig(Record):
     seed: Annotated[int, Between(0, 1 << 32)] = 0
     sparsity: Annotated[float, Between(0.0, 0.95)] = 0.0  # of the kernels, in the end
     sparsity_schedule: Schedule = "polynomial"
-    sparsity_ramp: Annotated[float, Between(0.05, 1.0)] = 0.5  # share of the rounds until then
+    sparsity_start: Annotated[float, Between(0.0, 0.99)] = 0.3  # share of the rounds before the first zeros
+    sparsity_end: Annotated[float, Between(0.01, 1.0)] = 0.8  # and until all of them
     fake_int8: bool = False  # trained as the int8 file will round
     augmentation: Augmentation = Augmentation()
 
@@ -217,6 +218,11 @@ def _check_constraints(config: ServerConfig) -> None:
     if model.fake_int8 and release.enabled and release.recipe != "int8":
         raise RecordError(
             f"ServerConfig: model.fake_int8 trains for an int8 file, and release.recipe is {release.recipe!r}"
+        )
+    if model.sparsity_start >= model.sparsity_end:
+        raise RecordError(
+            f"ServerConfig: model.sparsity_start ({model.sparsity_start:g}) is not before model.sparsity_end "
+            f"({model.sparsity_end:g})"
         )
     if model.sparsity and isinstance(config.strategy, FedPer):
         raise RecordError(

@@ -47,27 +47,31 @@ def in_words(config: ServerConfig) -> str:
 
 
 def _constraints(model: ModelConfig) -> str:
-    pruned = f", sparsity {model.sparsity:g} {model.sparsity_schedule} over {model.sparsity_ramp:g}"
-    return (pruned if model.sparsity else "") + (", fake int8" if model.fake_int8 else "")
+    return "".join(f", {name} {words}" for name, words in constraints_in_words(model).items())
 
 
 def constraints_in_words(model: ModelConfig) -> dict[str, str]:
     """What the weights are held to while they are trained, for the report; nothing where it is nothing."""
     words = {}
     if model.sparsity:
-        until = (
-            "" if model.sparsity_schedule == "constant" else f" over {model.sparsity_ramp:g} of the rounds"
-        )
-        words["sparsity"] = f"{model.sparsity:g}, {model.sparsity_schedule}{until}"
+        until = "" if model.sparsity_schedule == "constant" else f" to {model.sparsity_end:g}"
+        when = f"from {model.sparsity_start:g}{until} of the rounds"
+        words["sparsity"] = f"{model.sparsity:g}, {model.sparsity_schedule} {when}"
     if model.fake_int8:
         words["fake quantisation"] = "int8"
     return words
 
 
 def sparsity_of(config: ServerConfig, round_number: int) -> float | None:
-    """Share of each kernel that is zero after a round; None where the run does not prune."""
+    """Share of the kernels' weights that is zero after a round; None where the run does not prune."""
     model = config.model
     if not model.sparsity:
         return None
-    rounds, schedule = config.rounds.rounds, model.sparsity_schedule
-    return sparsity_after(round_number, rounds, model.sparsity, schedule, model.sparsity_ramp)
+    return sparsity_after(
+        round_number,
+        config.rounds.rounds,
+        model.sparsity,
+        model.sparsity_schedule,
+        model.sparsity_start,
+        model.sparsity_end,
+    )

@@ -1,12 +1,13 @@
 """Zeros that stay: which weights are pruned, how many after which round, and a step that keeps them zero.
 
 NumPy alone, since a device takes the same step as the server. The mask is where the weights are zero, so it
-takes no byte of its own: a step says only which share of each kernel is zero after it, and both sides find
+takes no byte of its own: a step says only which share of the kernels is zero after it, and both sides find
 the same ones. Schedule as in Zhu and Gupta, "To prune, or not to prune", 2017.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -14,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from compression.spec import TensorSpec, Weights
+
+LEAST_KEPT = 0.05  # of each kernel: a layer without weights passes nothing on
 
 Schedule = Literal["polynomial", "constant"]
 FloatArray = npt.NDArray[np.float32]
@@ -36,30 +39,40 @@ def prunable(specs: Sequence[TensorSpec]) -> tuple[str, ...]:
     )
 
 
-def magnitude_mask(kernel: FloatArray, sparsity: float) -> npt.NDArray[np.bool_]:
-    """What stays: all but the `sparsity` share of the smallest magnitudes."""
-    order = np.argsort(np.abs(kernel), axis=None, kind="stable")
-    mask = np.ones(kernel.size, np.bool_)
-    mask[order[: round(sparsity * kernel.size)]] = False
-    return mask.reshape(kernel.shape)
-
-
 def prune_weights(weights: Weights, specs: Sequence[TensorSpec], sparsity: float) -> dict[str, FloatArray]:
-    """The smallest weights of each kernel become zero, up to a share of it.
+    """The smallest weights of all kernels together become zero, up to a share of them.
 
-    Zeros count towards the share, so what was pruned before stays pruned.
+    Together, because a first convolution of a few taps bears it less than a wide dense layer; but the largest
+    `LEAST_KEPT` of each kernel stay. Zeros count towards the share, so what was pruned before stays pruned.
     """
-    kernels = frozenset(prunable(specs))
-    return {
-        name: np.where(magnitude_mask(array, sparsity), array, np.float32(0)) if name in kernels else array
-        for name, array in weights.items()
+    kernels = {name: weights[name] for name in prunable(specs)}
+    masks = _masks([kernel.ravel() for kernel in kernels.values()], sparsity)
+    pruned = {
+        name: np.where(mask.reshape(kernel.shape), kernel, np.float32(0))
+        for (name, kernel), mask in zip(kernels.items(), masks, strict=True)
     }
+    return {name: pruned.get(name, array) for name, array in weights.items()}
+
+
+def _masks(kernels: Sequence[FloatArray], sparsity: float) -> list[npt.NDArray[np.bool_]]:
+    """Of each kernel, flat: what stays."""
+    ranks = np.concatenate([_ranked(np.abs(kernel)) for kernel in kernels])
+    mask = np.ones(ranks.size, np.bool_)
+    mask[np.argsort(ranks, kind="stable")[: round(sparsity * ranks.size)]] = False
+    return np.split(mask, np.cumsum([kernel.size for kernel in kernels])[:-1])
+
+
+def _ranked(magnitudes: FloatArray) -> FloatArray:
+    """With infinity for the largest few, which go last."""
+    few = math.ceil(LEAST_KEPT * magnitudes.size)
+    magnitudes[np.argsort(magnitudes, kind="stable")[-few:]] = np.inf
+    return magnitudes
 
 
 def pruned_step(
     before: Weights, after: Weights, specs: Sequence[TensorSpec], sparsity: float
 ) -> dict[str, FloatArray]:
-    """The weights after a step: what was zero in a kernel is zero again, and so is a share of it.
+    """The weights after a step: what was zero in a kernel is zero again, and so is a share of all kernels.
 
     A lossy codec may move a weight that it was not asked to; what is pruned does not come back by it.
     """
@@ -82,16 +95,22 @@ def zero_share(weights: Mapping[str, FloatArray], specs: Sequence[TensorSpec]) -
     return 1 - sum(int(np.count_nonzero(kernel)) for kernel in kernels) / size if size else 0.0
 
 
-def sparsity_after(round_number: int, rounds: int, final: float, schedule: Schedule, ramp: float) -> float:
-    """Share of each kernel that is zero after a round.
+def sparsity_after(
+    round_number: int, rounds: int, final: float, schedule: Schedule, start: float, end: float
+) -> float:
+    """Share of the kernels' weights that is zero after a round.
 
     Args:
         round_number: from 1.
         final: share at the end.
-        schedule: "polynomial" rises steeply first and reaches `final` after the share `ramp` of the rounds;
-            "constant" is there after the first.
+        schedule: "polynomial" rises after `start`, steeply first, and is at `final` at `end`; "constant" is
+            there right after `start`.
+        start, end: shares of the rounds. An untrained network's smallest weights say nothing yet, so the
+            first rounds prune none; the last ones train what is left.
     """
+    first, last = start * rounds, end * rounds
+    if round_number <= first:
+        return 0.0
     if schedule == "constant":
         return final
-    end = max(1, round(ramp * rounds))
-    return final * (1 - (1 - min(1.0, round_number / end)) ** 3)
+    return final * (1 - (1 - min(1.0, (round_number - first) / (last - first))) ** 3)

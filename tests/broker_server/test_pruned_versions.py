@@ -57,7 +57,7 @@ def test_what_is_pruned_stays_zero_and_every_device_holds_the_same(tmp_path: Pat
     server.versions.begin(drawn(rng, 0.1))
     held, before = server.versions.weights, server.zeros()
     for number in range(1, ROUNDS + 1):
-        asked = sparsity_after(number, ROUNDS, FINAL, "polynomial", 0.5)
+        asked = sparsity_after(number, ROUNDS, FINAL, "polynomial", 0.1, 0.6)
         record = server.advance(drawn(rng, 0.05), number, asked)
         zeros = server.zeros()
         assert (zeros >= before).all()  # none comes back

