@@ -31,12 +31,13 @@ class ClientRecord(Record):
 
     examples: int
     loss: float
-    seconds: float
+    seconds: float  # of its training, as it says; never more than `answered_s`
     bytes_up: int
     bytes_down: int
     health: Health | None = None
     staleness: Number = 0  # versions that were made since the one it began from
     variate_bytes: Number = 0  # of the payload: the control variate's change
+    answered_s: float = 0.0  # from its task to its result, by the server's clock; 0 in older records
 
 
 @dataclass(frozen=True, slots=True)

@@ -242,7 +242,9 @@ class Server:
 
     def _start(self, command: StartStage) -> None:
         if self.stages.needs_program(command.stage):
-            self._observer.note(Note(f"compiling the training program of {shown_name(self.config.model.name)}"))
+            self._observer.note(
+                Note(f"compiling the training program of {shown_name(self.config.model.name)}")
+            )
             self.stages.compile({name: self._hellos[name] for name in command.cohort})
         columns = self.stages.columns or self._hellos[command.cohort[0]].data.columns
         cohort = self.stages.choosing.choose(command, len(self._state.reported))
@@ -280,13 +282,13 @@ class Server:
         """Each device's part with its bytes, and the bytes to those dropped; the counters start again."""
         everyone, own = self._publisher.take_bytes()
         ledger, index = self.stages.ledger, self.stages.index
-        results = ledger.results(index)
+        results, answered = ledger.results(index), ledger.answer_times(index)
         records = {}
         for name in command.devices:
             began = ledger.stage_of(results[name].task)
             traffic = self._bytes_up[name], everyone + own[name]
             stale = 0 if began is None else index - began
-            records[name] = _client_record(results[name], *traffic, staleness=stale)
+            records[name] = _client_record(results[name], *traffic, stale, answered.get(name, 0.0))
         still_sending = command.released if self._rules.overlapping else ()
         self._bytes_up = Counter({name: self._bytes_up[name] for name in still_sending})
         others = (*command.dropped, *command.released)
@@ -483,15 +485,18 @@ class Server:
         self._observer.note(Note(f"{who}: {what}; {remedy}"[:1900], level="warning"))
 
 
-def _client_record(result: Result, bytes_up: int, bytes_down: int, *, staleness: int) -> ClientRecord:
+def _client_record(
+    result: Result, bytes_up: int, bytes_down: int, staleness: int, answered_s: float
+) -> ClientRecord:
     training = result.training
     return ClientRecord(
         examples=training.examples if training else 0,
         loss=training.loss if training else 0.0,
-        seconds=training.seconds if training else 0.0,
+        seconds=min(training.seconds, answered_s or training.seconds) if training else 0.0,
         bytes_up=bytes_up,
         bytes_down=bytes_down,
         health=result.health,
         staleness=staleness,
         variate_bytes=training.variate_bytes if training else 0,
+        answered_s=answered_s,
     )

@@ -31,7 +31,7 @@ class Candidate:
         asked: rounds it was asked in.
         counted: rounds its update counted in.
         waited: rounds since it was last asked; all so far if it never was.
-        seconds: its trainings took, mean; None before the first.
+        seconds: from its task to its result, mean, by the server's clock; None before the first.
         loss: mean training loss the last time; None before.
         loss_round: the round of it.
     """

@@ -17,7 +17,7 @@ class Track:
     asked: int = 0  # and waited for to the end
     counted: int = 0
     last_asked: int = 0  # round; 0 is never
-    seconds: float = 0.0  # of all its trainings
+    seconds: float = 0.0  # of all its answers, by the server's clock: what a device says may flatter
     loss: float | None = None
     loss_round: int = 0
     health: Health | None = None
@@ -43,7 +43,7 @@ def _counted(track: Track, part: ClientRecord, round_number: int) -> Track:
     return replace(
         track,
         counted=track.counted + 1,
-        seconds=track.seconds + part.seconds,
+        seconds=track.seconds + (part.answered_s or part.seconds),
         loss=part.loss,
         loss_round=round_number,
         health=part.health or track.health,

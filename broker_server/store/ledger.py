@@ -215,6 +215,15 @@ class Ledger:
         )
         return {device: self._parsed(Result, text) for device, text in rows}
 
+    def answer_times(self, stage: int) -> dict[str, float]:
+        """Seconds from a task's publication to the result that counts, by device: the server's own clock."""
+        rows = self._db.execute(
+            "SELECT device, received - published FROM results JOIN tasks ON tasks.number = results.task "
+            "WHERE results.stage = ?",
+            (stage,),
+        )
+        return {device: max(0.0, seconds) for device, seconds in rows}
+
     # ---- versions, rounds, incidents ----
 
     def keep_version(self, version: int, record: Record) -> None:

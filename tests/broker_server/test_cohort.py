@@ -232,5 +232,15 @@ def test_the_history_of_a_device_is_read_from_the_rounds() -> None:
     assert (second.asked, second.counted, second.waited, second.loss_round) == (2, 1, 1, 1)
     assert (third.asked, third.waited, third.seconds, third.loss) == (0, 4, None, None)
     assert third.examples == 50
+    # what the server measured counts, or a device that says it is quick would be in every cohort
+    flattering = replace(part(0.01, 0.5), answered_s=40.0)
+    [measured] = candidates(
+        ["pi-1"],
+        {"pi-1": hello()},
+        after_round({}, record(1, clients={"pi-1": flattering})),
+        round_number=2,
+        max_examples=30,
+    )
+    assert measured.seconds == 40.0
     [capped] = candidates(["pi-1"], {"pi-1": hello()}, {}, round_number=1, max_examples=30)
     assert capped.examples == 30  # or a device that claims many would be in every cohort

@@ -18,6 +18,7 @@ from broker_server.ingest import Intake
 from broker_server.records import ClientRecord
 from broker_server.results import RunFacts, build_report
 from broker_server.rounds.machine import CloseStage, Reported, Stage
+from broker_server.server import _client_record
 from broker_server.stages import Stages
 from broker_server.uploads import SLOT_TIMEOUT_S, SLOTS, Uploads
 from compression.spec import ImageInput, ModelSpec, TensorSpec, TrainableBundle
@@ -382,3 +383,23 @@ def test_slots_go_round_and_the_silent_lose_theirs(tmp_path: Path) -> None:
     assert granted[SLOTS:] == [f"pi-{SLOTS}"]
     uploads.tick(SLOT_TIMEOUT_S + 1.5)
     assert granted[SLOTS + 1 :] == [f"pi-{SLOTS + 1}"]
+
+
+def test_how_long_an_answer_took_is_what_the_server_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not what the device says: that decides who is asked again."""
+    desk = Desk(tmp_path)
+    published = desk.stages.ledger.last_task()
+    assert published is not None
+    payload = desk.payload()
+    for device, later, claimed in (("pi-1", 7.0, 0.01), ("pi-2", 9.0, 1e6)):
+        monkeypatch.setattr(clock, "now", lambda later=later: published.published + later)
+        report = TrainingReport(examples=10, steps=1, loss=0.5, seconds=claimed, base_version=0)
+        assert desk.send(device, payload, training=report) is not None
+    answered = desk.stages.ledger.answer_times(0)
+    assert answered == {"pi-1": pytest.approx(7.0), "pi-2": pytest.approx(9.0)}
+    for device, seconds in (("pi-1", 0.01), ("pi-2", 9.0)):  # it cannot have trained for longer than that
+        result = desk.stages.ledger.results(0)[device]
+        record = _client_record(result, 1, 1, 0, answered[device])
+        assert (record.seconds, record.answered_s) == (pytest.approx(seconds), answered[device])
