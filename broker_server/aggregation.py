@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from broker_server.config import ServerConfig
 from broker_server.decoded import DecodedResult, DecodedResults, decode_result
 from broker_server.errors import RunError
-from broker_server.members import members
+from broker_server.members import example_limit, members
 from broker_server.rounds.policy import late_policy
 from broker_server.store.ledger import Ledger
 from broker_server.strategies import ClientUpdate, Fleet
@@ -62,7 +62,10 @@ class Aggregation:
             profile: of the server's steps.
         """
         before = self.state.read()
-        after, step = self._config.strategy.aggregate(before, self._updates(results, index), self._fleet(results))
+        claims = self._claims(results)
+        limit = example_limit(claims, self._config)
+        updates = self._updates(results, index, limit)
+        after, step = self._config.strategy.aggregate(before, updates, self._fleet(claims, limit))
         return self._whole(step), self.state.write(before, after, profile, round_number)
 
     def staleness(self, result: Result, index: int) -> int:
@@ -77,17 +80,21 @@ class Aggregation:
             for tensor in self._spec.tensors
         }
 
-    def _fleet(self, here: Collection[str]) -> Fleet:
+    def _claims(self, here: Collection[str]) -> list[int]:
+        """Examples that each device of the fleet says it has; `here` have sent a result."""
         counted = members(self._ledger, self._config, present=here)
-        hellos = [hello for name, hello in self._ledger.devices().items() if name in counted]
+        hellos = self._ledger.devices().items()
+        return [hello.data.examples for name, hello in hellos if name in counted]
+
+    def _fleet(self, claims: Sequence[int], limit: int) -> Fleet:
         return Fleet(
-            examples=sum(min(hello.data.examples, self._config.max_examples) for hello in hellos),
-            devices=len(hellos),
+            examples=sum(min(claim, limit) for claim in claims),
+            devices=len(claims),
             statistics=frozenset(t.name for t in self._spec.tensors if t.role == "statistic"),
             optimizer=self._config.model.optimizer,
         )
 
-    def _updates(self, results: Mapping[str, Result], index: int) -> Iterator[ClientUpdate]:
+    def _updates(self, results: Mapping[str, Result], index: int, limit: int) -> Iterator[ClientUpdate]:
         """One decoded update at a time, in order of the devices' names: the sum is the same every time."""
         hellos = self._ledger.devices()
         for device, result in results.items():
@@ -95,7 +102,7 @@ class Aggregation:
                 raise RunError(f"the ledger counts a result of {device} without an update")
             said = hellos[device].data.examples  # what a device claims now cannot exceed what it said first
             claimed = max(1, min(result.training.examples, said))
-            examples = min(claimed, self._config.max_examples)
+            examples = min(claimed, limit)
             decoded = self._decoded(result.payload, result.training)
             yield ClientUpdate(
                 delta=decoded.update.delta,

@@ -181,6 +181,7 @@ class ServerConfig(Record):
     keys: FilePath = "keys"  # of the signing key
     pki: FilePath = "pki"
     max_examples: Annotated[int, Between(1, 1 << 40)] = 1_000_000  # a device's claim counts up to this
+    claim_factor: Annotated[float, Between(1.0, 1e12)] = 10.0  # ... and to this times the median claim
     absent_days: Annotated[float, Between(0.01, 36_500.0)] = 30.0  # not seen for so long: counts no more
     broker: BrokerConfig = BrokerConfig()
     enrolment: EnrolmentConfig = EnrolmentConfig()

@@ -7,8 +7,10 @@ reach a share of them. It counts again from its next hello on; one that is here 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Iterable
 from pathlib import Path
+from statistics import median
 
 from broker_server import clock
 from broker_server.config import ServerConfig
@@ -31,3 +33,17 @@ def _revoked(pki: Path) -> tuple[str, ...]:
     """Names without a certificate that counts; none where the fleet has no authority of its own."""
     issued = pki / ISSUED
     return load_ledger(issued).revoked_names() if issued.exists() else ()
+
+
+def example_limit(claims: Iterable[int], config: ServerConfig) -> int:
+    """Up to how many a device's claim of examples counts: ``claim_factor`` times the fleet's median claim.
+
+    A claim cannot be checked, and the average follows it. Bounded by the median, one device that claims a
+    million weighs as ``claim_factor`` ordinary ones; while fewer than half of them lie, none moves the bound.
+
+    Args:
+        claims: of the devices that count, as their first word says; those without examples do not vote.
+    """
+    counted = [claim for claim in claims if claim > 0]
+    usual = config.claim_factor * median(counted) if counted else config.max_examples
+    return max(1, min(config.max_examples, math.ceil(usual)))

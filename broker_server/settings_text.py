@@ -39,6 +39,7 @@ COMMENTS: Mapping[str, str] = {
     "keys": "the key that signs tasks and releases",
     "pki": "the certificate authority",
     "max_examples": "a device's claim counts up to this",
+    "claim_factor": "and up to this times the fleet's median claim",
     "absent_days": "a device that is not seen for so long counts in no share and no total",
     "broker.kind": "auto, embedded, mosquitto, mqtt://HOST:PORT or mqtts://HOST:PORT",
     "broker.port": "0: a free one",

@@ -10,6 +10,7 @@ from broker_server.cohort.base import Selection
 from broker_server.cohort.everyone import Everyone
 from broker_server.cohort.history import Tracks, after_round, candidates
 from broker_server.config import ServerConfig
+from broker_server.members import example_limit
 from broker_server.records import RoundRecord
 from broker_server.rounds.machine import StartStage
 from broker_server.store.ledger import Ledger
@@ -25,7 +26,7 @@ class Choosing:
     def __init__(self, config: ServerConfig, ledger: Ledger) -> None:
         self._rule = config.cohort
         self._seed = config.model.seed
-        self._max_examples = config.max_examples
+        self._config = config
         self._ledger = ledger
         rounds = ledger.rounds(RoundRecord).values()
         self._tracks: Tracks = reduce(after_round, rounds, {})
@@ -34,14 +35,10 @@ class Choosing:
         """The cohort of a stage; `already` results of it are in. For all but training it is everyone."""
         if command.stage.kind != "train" or isinstance(self._rule, Everyone):
             return command.cohort
-        number = command.stage.round
-        known = candidates(
-            command.cohort,
-            self._ledger.devices(),
-            self._tracks,
-            round_number=number,
-            max_examples=self._max_examples,
-        )
+        number, hellos = command.stage.round, self._ledger.devices()
+        claims = (hellos[name].data.examples for name in command.cohort)
+        limit = example_limit(claims, self._config)
+        known = candidates(command.cohort, hellos, self._tracks, round_number=number, max_examples=limit)
         rng = np.random.default_rng([self._seed, number])
         selection = self._rule.select(known, number, rng, already)
         self._ledger.set_fact(FACT, dumps(selection).decode())
