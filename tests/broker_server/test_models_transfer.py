@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,16 @@ def extractor_file(model: Any, pictures: LocalData) -> bytes:
     exported = export_extractor(parts(model)[0], pictures.inputs[:16].astype(np.float32) / 255)
     assert exported.calibration == "full-integer"
     return exported.tflite
+
+
+def python_of(runtime: str) -> str:
+    """An interpreter with this runtime; the test is skipped without one."""
+    if runtime == "ai-edge-litert":
+        return sys.executable
+    python = Path(os.environ.get("BRAMBLE_TFLITE_PYTHON", CHECKOUT / ".venv-tflite" / "bin" / "python"))
+    if not python.exists():
+        pytest.skip("no tflite-runtime: make .venv-tflite, or name its Python in BRAMBLE_TFLITE_PYTHON")
+    return str(python)
 
 
 def steps_of(file: bytes, picture: ImageInput = INPUT) -> FeatureInput:
@@ -119,14 +130,39 @@ def test_a_head_learns_on_the_features_of_an_int8_backbone(
     assert found.examples == 8 and (found.accuracy or 0) > 0.8
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["ai-edge-litert", "tflite-runtime"])
+def test_extracting_and_training_take_the_memory_of_their_plans(
+    model: Any, extractor_file: bytes, tmp_path: Path, runtime: str
+) -> None:
+    from compression.models.cutting import parts
+    from compression.models.extraction_plan import plan_extraction
+    from compression.trainable.compiler import compile_trainable
+    from compression.trainable.plan import plan_memory
+
+    made = compile_trainable(
+        parts(model)[1], name="head", input=steps_of(extractor_file), classes=("dark", "bright"),
+        loss="categorical_crossentropy",
+    )  # fmt: skip
+    (tmp_path / "bundle").write_bytes(made.bundle.to_bytes())
+    (tmp_path / "extractor").write_bytes(extractor_file)
+    np.savez(tmp_path / "weights.npz", **made.weights)  # type: ignore[arg-type]
+    done = subprocess.run(
+        [python_of(runtime), CHECKOUT / "tests" / "broker_server" / "extraction_worker.py", tmp_path],
+        env={"PYTHONPATH": str(CHECKOUT), "BRAMBLE_RUNTIME": runtime},
+        check=True,
+        timeout=120,
+        capture_output=True,
+    )
+    planned = plan_extraction(extractor_file).before(plan_memory(made.bundle))
+    assert planned[runtime] == pytest.approx(float(done.stdout), rel=0.15)
+
+
 def test_both_runtimes_extract_alike(pictures: LocalData, extractor_file: bytes, tmp_path: Path) -> None:
-    python = Path(os.environ.get("BRAMBLE_TFLITE_PYTHON", CHECKOUT / ".venv-tflite" / "bin" / "python"))
-    if not python.exists():
-        pytest.skip("no tflite-runtime: make .venv-tflite, or name its Python in BRAMBLE_TFLITE_PYTHON")
     np.save(tmp_path / "inputs.npy", pictures.inputs[:8].astype(np.float32) / 255)
     (tmp_path / "extractor.tflite").write_bytes(extractor_file)
     subprocess.run(
-        [python, CHECKOUT / "tests" / "compression" / "models_worker.py", tmp_path],
+        [python_of("tflite-runtime"), CHECKOUT / "tests" / "compression" / "models_worker.py", tmp_path],
         env={"PYTHONPATH": str(CHECKOUT), "BRAMBLE_RUNTIME": "tflite-runtime"},
         check=True,
         timeout=60,
