@@ -349,7 +349,8 @@ class Agent:
 
     def _offer(self, result: Result, payload: bytes) -> None:
         now = time.monotonic()
-        if self._task is not None and self._give_up_at is not None and now > self._give_up_at:
+        waited = self._give_up_at is not None and now > self._give_up_at
+        if self._task is not None and waited and not _moves_a_variate(result):
             log.warning("task %d: no receipt, the result is given up", result.task)
             self._state.settle(accepted=False)
             self._give_up_at = None
@@ -480,6 +481,15 @@ class Agent:
             self._session.publish(topic, farewell, retain=True, timeout_s=2.0)
         except SessionError:
             log.info("left without a goodbye: the broker will send the last will")
+
+
+def _moves_a_variate(result: Result) -> bool:
+    """Whether it may have moved the fleet's control variate (SCAFFOLD), which this device's own must follow.
+
+    Such a result is not given up: the receipt says which of the two it was, and a server that lives answers
+    every offer. Given up and counted all the same, the two would stay apart for the rest of the run.
+    """
+    return result.training is not None and result.training.variate_bytes > 0
 
 
 def _own_version() -> str:

@@ -35,6 +35,7 @@ from edge_client.wire.messages import (
     ReleaseReport,
     Result,
     Task,
+    TrainingReport,
     WatchPlan,
 )
 from edge_client.wire.topics import MESSAGE, RELEASE
@@ -307,6 +308,23 @@ def test_tasks_that_keep_coming_do_not_keep_a_result_for_ever(case: Case) -> Non
         case.step(statistics(number))
         case.steps(GIVE_UP_S / 2)
     assert case.agent._state.memory.task > 5
+
+
+def test_a_result_that_may_have_moved_the_fleets_variate_waits_for_its_receipt(case: Case) -> None:
+    """Given up and counted all the same, the device's control variate would not be what the fleet's holds."""
+    training = TrainingReport(examples=1, steps=1, loss=0.5, seconds=0.1, base_version=0, variate_bytes=1)
+    case.agent._state.keep_pending(
+        Result(task=5, status="done", training=training), b"", {"variate": WEIGHTS}
+    )
+    for number in range(6, 9):
+        case.step(statistics(number))
+        assert offers(case.steps(2 * GIVE_UP_S), 5) >= 1
+    assert case.agent._state.memory.task == 5
+    case.step(Receipt(task=5, accepted=True))
+    kept = case.agent._state.kept("variate", SPEC)
+    assert kept is not None and np.array_equal(kept["w"], WEIGHTS["w"])
+    case.steps(5)
+    assert case.agent._state.memory.task == 8  # and then the newest task
 
 
 def test_a_task_whose_result_was_written_is_never_done_twice(
