@@ -70,11 +70,14 @@ def quantise_with_ranges(
     """The int8 file for these ranges.
 
     Raises:
-        ExportError: a tensor has no range, or one that is not finite.
+        ExportError: a tensor has no range, or one that is not finite, or the quantiser refuses.
     """
     checked = {position: _checked(ranges, position) for position in program.tensors}
-    with quiet():
-        tflite = quantised(program.tflite, ports=ports, ranges=checked)
+    try:
+        with quiet():
+            tflite = quantised(program.tflite, ports=ports, ranges=checked)
+    except Exception as exc:  # the quantiser raises many types
+        raise ExportError(f"model {program.name!r} cannot be quantised: {str(exc)[:300]}") from exc
     return described(tflite, "int8", program.name)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,8 @@ def test_ranges_that_do_not_fit_the_program_are_refused(program: Any, inputs: An
         quantise_with_ranges(program, {})
     with pytest.raises(ExportError, match="has the range 1"):
         quantise_with_ranges(program, {**whole, program.tensors[1]: (1.0, float("nan"))})
+    with pytest.raises(ExportError, match="cannot be quantised"):
+        quantise_with_ranges(replace(program, tflite=b"no file at all"), whole)
     with pytest.raises(PredictionError, match="no example"):
         measure_ranges(program.tflite, program.tensors, inputs[:0])
     with pytest.raises(PredictionError, match="cannot be measured"):
