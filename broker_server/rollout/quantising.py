@@ -7,8 +7,7 @@ report shows what the choice cost.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +23,6 @@ from compression.models.export import ExportedModel, export_model
 from compression.spec import ModelSpec
 from edge_client.data import DataSource, LocalData, batches, load_data
 from edge_client.wire.evaluation import EvaluationSums
-
-log = logging.getLogger(__name__)
 
 SERVER_EXAMPLES = 200
 ORDER: tuple[How, ...] = ("federated", "server", "none")
@@ -57,25 +54,31 @@ class Quantiser:
         if recipe != "int8":
             return Quantised(export_model(model, classes=len(spec.classes), recipe=recipe))
         asked = chosen_calibration(self._config)
-        made = {how: file for how in ORDER if (file := self._tried(how, model, spec)) is not None}
-        used = next(how for how in ORDER[ORDER.index(asked) :] if how in made)
         held_out = self._config.data.evaluation is not None
+        made, problems = self._tried(ORDER if held_out else ORDER[ORDER.index(asked) :], model, spec)
+        used = next(how for how in ORDER[ORDER.index(asked) :] if how in made)
+        for how in ORDER[ORDER.index(asked) : ORDER.index(used)]:
+            if how in problems:
+                self._stages.calibrating.gave_up(f"calibration {how!r}: {problems[how]}")
         compared = tuple(_compared(how, file, measure) for how, file in made.items()) if held_out else ()
         return Quantised(made[used], self._figures(asked, used, compared))
 
-    def _tried(self, how: How, model: Any, spec: ModelSpec) -> ExportedModel | None:
-        """The int8 file with ranges from one place; None if nothing is to be had there."""
-        asked = chosen_calibration(self._config)
-        needed = self._config.data.evaluation is not None or ORDER.index(how) >= ORDER.index(asked)
-        if not needed:
-            return None
-        try:
-            return self._made(how, model, spec)
-        except BrambleError as exc:
-            if how == "none":
-                raise
-            self._stages.calibrating.gave_up(f"calibration {how!r}: {exc}")
-            return None
+    def _tried(
+        self, ways: Sequence[How], model: Any, spec: ModelSpec
+    ) -> tuple[dict[How, ExportedModel], dict[How, str]]:
+        """The int8 file of each way that leads to one, and what went wrong with the others."""
+        made: dict[How, ExportedModel] = {}
+        problems: dict[How, str] = {}
+        for how in ways:
+            try:
+                file = self._made(how, model, spec)
+            except BrambleError as exc:
+                if how == ORDER[-1]:
+                    raise
+                problems[how] = str(exc)
+            else:
+                made |= {how: file} if file is not None else {}
+        return made, problems
 
     def _made(self, how: How, model: Any, spec: ModelSpec) -> ExportedModel | None:
         classes = len(spec.classes)
@@ -83,11 +86,9 @@ class Quantiser:
             return export_model(model, classes=classes, recipe="int8")
         if how == "server":
             examples = self._own_examples(spec)
-            return (
-                None
-                if examples is None
-                else export_model(model, classes=classes, recipe="int8", calibration=examples)
-            )
+            if examples is None:
+                return None
+            return export_model(model, classes=classes, recipe="int8", calibration=examples)
         from compression.models.ranges import quantise_with_ranges
 
         found = self._stages.calibrating.merged(self._stages.versions.latest.digest)
