@@ -34,7 +34,7 @@ from provisioning.wheelhouse.make import Wheelhouse
 
 PREFIX = "/opt/bramble"
 START = (ENROL, STATUS_PATH, UPGRADE_PATH, EDGE)
-END_OF_SUMS = "# end"
+SUMS, END_OF_SUMS = "SHA256SUMS", "# end"
 PYTHON = "/usr/bin/python3"
 
 
@@ -60,7 +60,7 @@ def bundle_files(
     files["install.json"] = _plan(system, wheelhouse)
     files[ARCHIVE_FILE] = wheelhouse.archive
     sums = [f"{_digest(content)}  {name}" for name, content in sorted(files.items())]
-    return files | {"SHA256SUMS": "\n".join([*sums, END_OF_SUMS, ""]).encode()}
+    return files | {SUMS: "\n".join([*sums, END_OF_SUMS, ""]).encode()}
 
 
 def write_bundle(files: dict[str, Content], folder: Path) -> None:

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_client.device.installer import SUMS
-from provisioning.bundle.payload import bundle_files
+from provisioning.bundle.payload import SUMS, bundle_files
 from provisioning.card import Card
 from provisioning.card_jobs import waits_for_token
 from provisioning.customise.payload import Content, content_bytes
