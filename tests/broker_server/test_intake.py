@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from broker_server import clock
+from broker_server import clock, traffic
 from broker_server.checks import RefusedError
 from broker_server.config import ModelConfig, RoundsConfig, ServerConfig
 from broker_server.errors import RunError
@@ -18,7 +18,6 @@ from broker_server.ingest import Intake
 from broker_server.records import ClientRecord
 from broker_server.results import RunFacts, build_report
 from broker_server.rounds.machine import CloseStage, Reported, Stage
-from broker_server.server import _client_record
 from broker_server.stages import Stages
 from broker_server.uploads import SLOT_TIMEOUT_S, SLOTS, Uploads
 from compression.spec import ImageInput, ModelSpec, TensorSpec, TrainableBundle
@@ -401,5 +400,5 @@ def test_how_long_an_answer_took_is_what_the_server_measured(
     assert answered == {"pi-1": pytest.approx(7.0), "pi-2": pytest.approx(9.0)}
     for device, seconds in (("pi-1", 0.01), ("pi-2", 9.0)):  # it cannot have trained for longer than that
         result = desk.stages.ledger.results(0)[device]
-        record = _client_record(result, 1, 1, 0, answered[device])
+        record = traffic._record(result, 1, 1, 0, answered[device])
         assert (record.seconds, record.answered_s) == (pytest.approx(seconds), answered[device])
