@@ -10,8 +10,8 @@ from broker_server.report.schema import RunReport
 from broker_server.report.tables import Grid
 
 WAYS: Mapping[How, str] = {
-    "federated": "Federated: the devices' ranges",
-    "server": "Pooled: the server's own examples",
+    "federated": "Devices' ranges",
+    "server": "Pooled (server)",
     "none": "None",
 }
 TITLE = "How the int8 model was calibrated"
