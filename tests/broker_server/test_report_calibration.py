@@ -53,7 +53,8 @@ def test_three_lines_say_what_each_way_gives_and_which_was_released() -> None:
     ]
     assert grid.note == (
         "Asked for: federated; used: federated. Ranges over 600 examples of 3 devices, 0.1 % clipped at "
-        "either end, noise of 0.05 of a range. device-4: measuring ranges needs 48 MB of memory, 31 MB are free."
+        "either end, noise of 0.05 of a range. "
+        "device-4: measuring ranges needs 48 MB of memory, 31 MB are free."
     )
     for text in (terminal(report), to_html(report)):
         assert "How the int8 model was calibrated" in text and "dynamic-range" in text
