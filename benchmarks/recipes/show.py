@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from benchmarks.recipes.compare import RecipeResult
 from benchmarks.recipes.data import RecipeData
 from compression.text_table import bytes_text, text_table
 
+NEAR_SIZE, NEAR_ACCURACY = 0.05, 0.02  # of the logarithm of the size; share of the accuracies' spread
+Point = tuple[float, float, str, bool]  # zipped kB, accuracy in percent, recipe, whether on the front
 HEADER = (
     "recipe",
     "size",
@@ -52,6 +55,7 @@ def comparison_text(results: Sequence[RecipeResult], data: RecipeData) -> str:
 def draw_front(results: Sequence[RecipeResult], file: Path) -> None:
     """Accuracy against zipped size; the front as a line. `benchmarks.plot.check_plot_file` comes before."""
     from matplotlib.figure import Figure  # noqa: PLC0415 - a device does not have it
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter  # noqa: PLC0415
 
     figure = Figure(figsize=(9, 5), layout="constrained", dpi=130)
     axes = figure.subplots()
@@ -61,17 +65,39 @@ def draw_front(results: Sequence[RecipeResult], file: Path) -> None:
         if r.figures is not None and r.quality is not None
     )
     front = [point for point in points if point[3]]
-    axes.plot([p[0] for p in front], [p[1] for p in front], "-", color="C0", linewidth=1, zorder=1)
-    for size, accuracy, name, best in points:
+    axes.plot([p[0] for p in front], [p[1] for p in front], drawstyle="steps-post", linewidth=1, zorder=1)
+    for size, accuracy, _, best in points:
         axes.scatter(size, accuracy, color="C0" if best else "grey", s=30, zorder=2)
-        axes.annotate(name, (size, accuracy), textcoords="offset points", xytext=(5, 4), fontsize=7)
+    for (size, accuracy), names in labels(points).items():
+        axes.annotate(
+            ", ".join(names), (size, accuracy), textcoords="offset points", xytext=(4, 4), fontsize=7,
+            rotation=30, rotation_mode="anchor",
+        )  # fmt: skip
     axes.set(
         xscale="log",
         xlabel="zipped file, kB",
         ylabel="accuracy on held-out examples, %",
-        title="Pareto front",
+        title="What nothing else beats in size and accuracy",
     )
+    axes.margins(x=0.15, y=0.15)  # for the names
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
     figure.savefig(file)
+
+
+def labels(points: Sequence[Point]) -> dict[tuple[float, float], list[str]]:
+    """Names by where they are written: points that can hardly be told apart share one label."""
+    found: dict[tuple[float, float], list[str]] = {}
+    spread = max(p[1] for p in points) - min(p[1] for p in points) if points else 0.0
+    for size, accuracy, name, _ in points:
+        near = (
+            (x, y)
+            for x, y in found
+            if abs(math.log(size / x)) < NEAR_SIZE and abs(accuracy - y) <= NEAR_ACCURACY * spread
+        )
+        found.setdefault(next(near, (size, accuracy)), []).append(name)
+    return found
 
 
 def _row(result: RecipeResult) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.recipes.compare import RecipeResult, with_comparison
 from benchmarks.recipes.data import RecipeData, input_shape, load_examples, shards, trained_model
 from benchmarks.recipes.measure import FileFigures, Quality, quality
-from benchmarks.recipes.show import comparison_text, draw_front
+from benchmarks.recipes.show import comparison_text, draw_front, labels
 from compression.cli import main
 from compression.models.errors import RecipeError
 from compression.models.training import Examples
@@ -80,6 +80,16 @@ def test_the_front_is_what_nothing_else_beats() -> None:
     )
     assert [r.recipe for r in results if r.pareto] == ["float32", "small", "smallest"]
     assert [r.size_reduction_percent for r in results] == [0, 60, 70, 90, None]
+
+
+def test_points_that_lie_on_each_other_share_their_label() -> None:
+    points = [
+        (20.0, 85.0, "a", True),
+        (60.0, 85.0, "b", False),
+        (61.0, 85.0, "c", False),
+        (60.0, 90.0, "d", True),
+    ]
+    assert labels(points) == {(20.0, 85.0): ["a"], (60.0, 85.0): ["b", "c"], (60.0, 90.0): ["d"]}
 
 
 def test_each_device_has_mostly_one_class_and_none_is_lost() -> None:
