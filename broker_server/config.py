@@ -8,11 +8,10 @@ from typing import Annotated, Literal
 
 from broker_server.cohort import AnyCohort
 from broker_server.cohort.everyone import Everyone
+from broker_server.config_checks import check_settings
 from broker_server.models import RANDOM, TRANSFER
 from broker_server.strategies import AnyStrategy
 from broker_server.strategies.fedavg import FedAvg
-from broker_server.strategies.fedbuff import FedBuff
-from broker_server.strategies.fedper import FedPer
 from compression.records import Between, Length, Matches, Record, RecordError
 from compression.sparsity import Schedule
 from compression.spec import Augmentation, Label, Loss, Optimizer
@@ -197,44 +196,7 @@ class ServerConfig(Record):
 
     def __post_init__(self) -> None:
         Record.__post_init__(self)
-        if self.model.micro_batch is not None and self.model.batch_size % self.model.micro_batch:
-            raise RecordError(
-                f"ServerConfig: model.micro_batch ({self.model.micro_batch}) does not divide "
-                f"model.batch_size ({self.model.batch_size})"
-            )
-        if self.rounds.wait_for < self.rounds.quorum:
-            raise RecordError(
-                f"ServerConfig: rounds.wait_for ({self.rounds.wait_for}) is less than "
-                f"rounds.quorum ({self.rounds.quorum})"
-            )
-        _check_strategy(self)
-        _check_transfer(self)
-        _check_calibration(self)
-        _check_constraints(self)
-
-
-def _check_constraints(config: ServerConfig) -> None:
-    """Raise `RecordError` where what is trained would not be what is shipped."""
-    model, release = config.model, config.release
-    if model.fake_int8 and release.enabled and release.recipe != "int8":
-        raise RecordError(
-            f"ServerConfig: model.fake_int8 trains for an int8 file, and release.recipe is {release.recipe!r}"
-        )
-    if model.sparsity_start >= model.sparsity_end:
-        raise RecordError(
-            f"ServerConfig: model.sparsity_start ({model.sparsity_start:g}) is not before model.sparsity_end "
-            f"({model.sparsity_end:g})"
-        )
-    if model.sparsity and isinstance(config.strategy, FedPer):
-        raise RecordError(
-            "ServerConfig: with strategy fedper the last layers stay on the devices, where model.sparsity "
-            "cannot prune them: leave one of the two out"
-        )
-    if (model.sparsity or model.fake_int8) and is_transfer_name(model.name):
-        raise RecordError(
-            f"ServerConfig: of {model.name} the devices train the head alone, so model.sparsity and "
-            "model.fake_int8 would leave nearly all of it as it is: leave them out"
-        )
+        check_settings(self, transfer=is_transfer_name(self.model.name))
 
 
 def chosen_calibration(config: ServerConfig) -> Literal["federated", "server", "none"]:
@@ -255,56 +217,9 @@ def calibrates_on_devices(config: ServerConfig) -> bool:
     return release.enabled and release.recipe == "int8" and chosen_calibration(config) == "federated"
 
 
-def _check_calibration(config: ServerConfig) -> None:
-    if config.release.calibration == "server" and not (config.data.calibration or config.data.evaluation):
-        raise RecordError(
-            "ServerConfig: release.calibration = 'server' needs examples here: set data.calibration, or take "
-            "'federated'"
-        )
-
-
 def is_transfer_name(name: str) -> bool:
     """Whether a model of this name has a frozen part that runs once a picture."""
     return name.partition("@")[0] in TRANSFER
-
-
-def _check_transfer(config: ServerConfig) -> None:
-    if not is_transfer_name(config.model.name):
-        return
-    if config.model.kind != "image":
-        raise RecordError(f"ServerConfig: {config.model.name} takes pictures: set model.kind = 'image'")
-    if config.model.augmentation != Augmentation():
-        raise RecordError(
-            f"ServerConfig: {config.model.name} is trained on features that are made once a picture: leave "
-            "[model.augmentation] out"
-        )
-
-
-def _check_strategy(config: ServerConfig) -> None:
-    """Raise `RecordError` for what cannot hold together, with the reason."""
-    strategy, size = config.strategy, config.cohort.size
-    if problem := strategy.problem(config.model.optimizer):
-        raise RecordError(f"ServerConfig: {problem}")
-    if isinstance(strategy, FedPer) and config.release.enabled:
-        raise RecordError(
-            "ServerConfig: with strategy fedper the last layers stay on the devices, so there is no model to "
-            "release: set release.enabled = false"
-        )
-    if strategy.BUFFERED and config.cohort != Everyone():
-        raise RecordError(
-            f"ServerConfig: strategy {strategy.TAG} asks every device that is free: leave [cohort] out"
-        )
-    if strategy.CONTROL and config.rounds.late == "weigh":
-        raise RecordError(
-            f"ServerConfig: strategy {strategy.TAG} cannot weigh late results, their control variates belong "
-            "to an older fleet's: set rounds.late = 'drop'"
-        )
-    enough = strategy.buffer if isinstance(strategy, FedBuff) else size
-    if enough is not None and enough < config.rounds.quorum:
-        raise RecordError(
-            f"ServerConfig: a round ends with {enough} results, less than rounds.quorum "
-            f"({config.rounds.quorum})"
-        )
 
 
 def load_config(path: Path) -> ServerConfig:
