@@ -16,6 +16,7 @@ from benchmarks.codec_text import accuracy_text, verdict
 from benchmarks.errors import BenchmarkError
 from benchmarks.federated_run import Course, run_federation
 from benchmarks.federation import Federation, Plan, found_federation
+from benchmarks.output import read_results
 from benchmarks.plot import check_plot_file, draw_accuracy
 from edge_client.data import batches
 from edge_client.training import LiteRTTrainer
@@ -164,7 +165,9 @@ def test_the_command_prints_a_list_and_draws(
 ) -> None:
     plot = tmp_path / "curve.svg"
     arguments = ("--dataset", f"npz:{pictures}", "--clients", "2", "--rounds", "2", "--seeds", "1")
-    more = ("--codecs", "float32,small", "--batch", "8", "--target", "0.1", "--plot", str(plot))
+    saved = tmp_path / "accuracy.json"
+    files = ("--plot", str(plot), "--save", str(saved))
+    more = ("--codecs", "float32,small", "--batch", "8", "--target", "0.1", *files)
     assert main(["accuracy-bytes", *arguments, *more, "--json"]) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
@@ -179,6 +182,11 @@ def test_the_command_prints_a_list_and_draws(
     assert rows[1]["ratio_up"] > 20
     drawn = plot.read_text()
     assert "<svg" in drawn and drawn.count("<path") > 10
+    [result] = read_results(saved)
+    assert [row["codec"] for row in result["rows"]] == ["float32", "small"]
+    assert "than float32" in result["verdict"]
+    assert main(["compare", str(saved), str(saved)]) == 0
+    assert "small, bytes up" in (said := capsys.readouterr().out) and "1 of 5 seeds needed" in said
 
 
 def test_the_command_prints_a_table(founded: None, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ import pytest
 from benchmarks.cli import main
 from benchmarks.errors import BenchmarkError
 from benchmarks.federation import Federation, Plan, found_federation
+from benchmarks.output import read_results
 from benchmarks.strategies import StrategyResult, _summary, benchmark_strategies, parse_strategy
 from benchmarks.strategies_text import draw_strategies, strategies_text
 from benchmarks.strategy_run import Course, run_strategy
@@ -159,9 +160,14 @@ def test_options_that_cannot_be_are_refused_before_anything_is_trained(
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--dataset", "wisconsin", "--clients", "2", "--rounds", "1", "--seeds", "1", "--json"]
-    plot = tmp_path / "curves.png"
-    assert main(["strategies", *options, "--strategies", "fedavg,fednova", "--plot", str(plot)]) == 0
+    plot, saved = tmp_path / "curves.png", tmp_path / "strategies.json"
+    files = ["--plot", str(plot), "--save", str(saved)]
+    assert main(["strategies", *options, "--strategies", "fedavg,fednova", *files]) == 0
     rows = json.loads(capsys.readouterr().out)
+    [result] = read_results(saved)
+    assert rows == [
+        row | {name: result[name] for name in ("benchmark", "environment")} for row in result["rows"]
+    ]
     assert [row["strategy"] for row in rows] == ["fedavg", "fednova"]
     assert {row["benchmark"] for row in rows} == {"strategies"}
     assert all(row["rounds"] == 1 and "simulated" in row["simulated"] for row in rows)
