@@ -35,6 +35,7 @@ def camera_command(template: str) -> tuple[str, ...]:
 def take_picture(command: tuple[str, ...], file: Path, *, timeout_s: float = TIMEOUT_S) -> None:
     """Run the command for `file`; raise `CameraError` if it fails, takes too long or writes nothing."""
     arguments = [argument.replace(PLACE, str(file)) for argument in command]
+    file.unlink(missing_ok=True)  # what an earlier command left would be answered as this one's picture
     try:
         done = subprocess.run(
             arguments, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=False

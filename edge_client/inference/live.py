@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from pathlib import Path
 
 from edge_client.inference.answering import Answer, Answerer
@@ -12,6 +14,8 @@ from edge_client.inference.slots import ActiveModel, ModelSlots, SlotError
 from edge_client.inference.usage import UsageLog
 
 log = logging.getLogger(__name__)
+
+AGAIN_S = 30.0  # until a model that could not be loaded is tried again: it may have been for want of memory
 
 
 class LiveModel:
@@ -27,6 +31,7 @@ class LiveModel:
         self._directory = directory
         self._threads = threads
         self._turn = threading.Lock()
+        self._again_at = math.inf
         self._stamp = self._slots.stamp()
         model = self._slots.active()
         if model is None:
@@ -61,16 +66,17 @@ class LiveModel:
     def _follow(self) -> None:
         """Load the model anew if the pointer has changed; one that cannot be loaded does not answer."""
         stamp = self._slots.stamp()
-        if stamp == self._stamp:
+        if stamp == self._stamp and time.monotonic() < self._again_at:
             return
         with self._turn:
-            self._stamp = stamp
+            self._stamp, self._again_at = stamp, math.inf
             try:
                 model = self._slots.active()
                 if model is None:
                     return
                 self._answerer = Answerer(model, threads=self._threads)
-            except (SlotError, PredictionError) as exc:
+            except (SlotError, PredictionError, MemoryError) as exc:
+                self._again_at = time.monotonic() + AGAIN_S
                 log.warning("%s; model %d goes on answering", exc, self._answerer.model.version)
                 return
             self._usage.flush()

@@ -7,11 +7,13 @@ import os
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from edge_client.inference import live as live_module
 from edge_client.inference.answering import Answerer
 from edge_client.inference.camera import CameraError, camera_command, take_picture
 from edge_client.inference.live import LiveModel
@@ -171,6 +173,13 @@ def test_a_camera_that_fails_says_why(tmp_path: Path, command: tuple[str, ...], 
         take_picture(command, tmp_path / "x.jpg", timeout_s=0.5 if "within" in why else 30.0)
 
 
+def test_an_earlier_picture_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    (tmp_path / ".camera.jpg").write_bytes(b"of somebody else: the power went before it had its name")
+    with pytest.raises(CameraError, match="took no picture"):
+        shoot(Camera(camera_command("true {file}")), tmp_path)
+    assert list(tmp_path.glob("*.jpg")) == []
+
+
 # ---- the model that answers now ----
 
 
@@ -191,6 +200,24 @@ def test_a_switch_takes_effect_at_the_next_answer_and_answers_are_counted(tmp_pa
         assert live.answer(white).probabilities[1] < 0.1
     assert read_usage(tmp_path, 2).answers == 2
     assert read_usage(tmp_path, 9).answers == 0
+
+
+def test_a_model_that_could_not_be_loaded_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a program that was short of memory for a moment would answer with a model that was taken back."""
+    slots, white = ModelSlots(tmp_path), np.ones((4, 4, 1), np.float32)
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(live_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    activate(slots, 1, 1.0)
+    with LiveModel(tmp_path) as live:
+        activate(slots, 2, -1.0)
+        with monkeypatch.context() as short:
+            short.setattr(live_module, "Answerer", lambda *_, **__: (_ for _ in ()).throw(MemoryError))
+            assert live.answer(white).probabilities[1] > 0.9
+        assert live.answer(white).probabilities[1] > 0.9  # not at each answer
+        clock.now += live_module.AGAIN_S
+        assert live.answer(white).probabilities[1] < 0.1
 
 
 def test_without_a_model_it_says_so(tmp_path: Path) -> None:
