@@ -1,4 +1,4 @@
-"""What in the server's settings cannot hold together, with the reason; `broker_server.config` has the settings."""
+"""What settings of the server cannot hold together, with the reason. `broker_server.config` has them."""
 
 from __future__ import annotations
 
