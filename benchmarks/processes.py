@@ -31,13 +31,22 @@ class Usage:
 
 def tree(root: int, *, proc: Path = PROC) -> list[int]:
     """A process and all that descend from it, itself first."""
-    parents: dict[int, int] = {}
+    return _descent(root, _children(proc))
+
+
+def _children(proc: Path) -> dict[int, list[int]]:
+    """All processes by their parent."""
+    found: dict[int, list[int]] = {}
     for folder in proc.iterdir():
         if folder.name.isdecimal() and (fields := _stat(folder)):
-            parents[int(folder.name)] = int(fields[1])
+            found.setdefault(int(fields[1]), []).append(int(folder.name))
+    return found
+
+
+def _descent(root: int, children: Mapping[int, list[int]]) -> list[int]:
     found = [root]
     for pid in found:
-        found += [child for child, parent in parents.items() if parent == pid]
+        found += children.get(pid, [])
     return found
 
 
@@ -92,8 +101,9 @@ class Sampler:
 
     def look(self) -> None:
         """One sample of every tree."""
+        children = _children(PROC)  # once for all: it takes time from what is measured
         for name, root in self.roots.items():
-            pids = [root] if name in self.alone else tree(root)
+            pids = [root] if name in self.alone else _descent(root, children)
             self.samples.setdefault(name, []).append(usage(pids))
 
     def peak(self, name: str) -> Usage:

@@ -52,8 +52,9 @@ def _device_tree(entry: str) -> str:
 
 def temperature_c() -> float | None:
     """Temperature of the processor, as its sensor says."""
+    chips = sorted(SYS.glob("class/hwmon/hwmon*"))
     for name in SENSORS:
-        for chip in sorted(SYS.glob("class/hwmon/hwmon*")):
+        for chip in chips:
             with contextlib.suppress(OSError, ValueError):
                 if (chip / "name").read_text().strip() == name:
                     return float((chip / "temp1_input").read_text()) / 1000
