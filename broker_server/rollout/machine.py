@@ -47,6 +47,7 @@ class RolloutState(Record):
     taken: Mapping[DeviceName, str] = field(default_factory=dict)  # by whom, with the gate's reason
     failed: Mapping[DeviceName, str] = field(default_factory=dict)  # why
     sent_back: Wave = ()  # those of the failed that had taken it, in that order
+    heard: Wave = ()  # of those that took it, who has said since how it does
     reason: Annotated[str, Length(0, 2000)] = ""  # of the pause or the end
 
     @property
@@ -84,6 +85,13 @@ class Taken:
 
     device: str
     reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A device that took the version says how it does, and it does well."""
+
+    device: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +144,7 @@ class Tick:
     online: frozenset[str]
 
 
-Event = Begun | Taken | Failed | Added | Gone | Pause | Promote | Abort | Tick
+Event = Begun | Taken | Heard | Failed | Added | Gone | Pause | Promote | Abort | Tick
 
 
 # ---- commands ----
@@ -198,7 +206,7 @@ def step(state: RolloutState, event: Event, rules: Rules, now: float) -> Step:
             return _added(state, device)
         case Gone(device):
             return _goes_on(_without(state, device), rules, now, None)
-        case Taken() | Failed() | Tick():
+        case Taken() | Heard() | Failed() | Tick():
             online = event.online if isinstance(event, Tick) else None
             after, commands = _goes_on(_noted(state, event), rules, now, online)
             return after, (*_alone(state, after), *commands)
@@ -216,6 +224,8 @@ def _noted(state: RolloutState, event: Event) -> RolloutState:
     match event:
         case Taken(device, reason):
             return _with_taken(state, device, reason)
+        case Heard(device) if device in state.taken and device not in state.heard:
+            return replace(state, heard=(*state.heard, device))
         case Failed(device, reason):
             return _with_failed(state, device, reason)
     return state
@@ -280,9 +290,23 @@ def _decided(state: RolloutState, rules: Rules, now: float) -> Step:
 def _observed(state: RolloutState, rules: Rules, now: float) -> Step:
     if state.last:
         return replace(state, phase="complete", since=now, reason=""), (Finished(),)
+    if (silent := _too_silent(state, rules)) and now - state.since < rules.observe_s + rules.decide_s:
+        return state, ()
+    if silent:
+        return _paused(state, silent, now)
     if state.wave == 0 and not rules.automatic:
         return _paused(state, "the canaries do well; `models promote` goes on", now)
     return _next_wave(state, now)
+
+
+def _too_silent(state: RolloutState, rules: Rules) -> str:
+    """Why what was observed is no reason to go on: a model that ends its device's program is not heard of."""
+    if rules.observe_s <= 0:
+        return ""
+    heard = len(frozenset(state.heard) & frozenset(state.taken))
+    if heard >= rules.min_success * len(state.taken) - ROUNDING:
+        return ""
+    return f"{heard} of the {len(state.taken)} devices that took it have said since how it does"
 
 
 def _next_wave(state: RolloutState, now: float) -> Step:

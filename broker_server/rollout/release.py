@@ -25,6 +25,7 @@ from broker_server.rollout.machine import (
     Failed,
     Finished,
     Gone,
+    Heard,
     Offer,
     RolloutState,
     Rules,
@@ -294,6 +295,8 @@ class Rollout:
         if problem := problem_of(health, gate, rule, max_errors=max_errors):
             self.note(f"{device}: model {health.version} does badly: {problem}", warn=True)
             self.feed(Failed(device, problem))
+        else:
+            self.feed(Heard(device))
 
     def _on_fleet_report(self, device: str, report: ReleaseReport) -> None:
         if self._state is not None and report.outcome == "rolled-back":

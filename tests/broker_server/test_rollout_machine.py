@@ -17,6 +17,7 @@ from broker_server.rollout.machine import (
     Failed,
     Finished,
     Gone,
+    Heard,
     Offer,
     Pause,
     Promote,
@@ -55,7 +56,8 @@ class Course:
         return self.did[before:]
 
     def take(self, names: str) -> list[Command]:
-        return self.tell(*(Taken(name, "good") for name in names))
+        """They take it, and say soon after that it does well."""
+        return self.tell(*(event for name in names for event in (Taken(name, "good"), Heard(name))))
 
     def wait(self, seconds: float, online: frozenset[str] = EVERYONE) -> list[Command]:
         return self.tell(Tick(online), after=seconds)
@@ -112,6 +114,21 @@ def test_a_device_that_never_took_it_has_nothing_to_go_back_from() -> None:
     first.take("abcd")
     assert first.tell(Failed("b", "errors")) == []  # of a fleet's first version there is no way back
     assert first.state.sent_back == ()
+
+
+def test_devices_that_took_it_and_fell_silent_are_no_reason_to_go_on() -> None:
+    course = Course()
+    course.take("a")
+    course.tell(Taken("b"), Taken("c"), Taken("d"))  # and their programs ended with the model
+    assert course.wait(10) == []
+    assert course.wait(99.9) == []  # they may come back: as long as a device has to decide
+    (stopped,) = course.wait(0.1)
+    assert stopped == Stopped("1 of the 4 devices that took it have said since how it does")
+    assert course.tell(Promote()) == [Offer(WAVES[1])]
+    late = Course()
+    late.take("abc")
+    late.tell(Taken("d"), Heard("d"), Heard("d"), Heard("stranger"))
+    assert late.wait(10) == [Offer(WAVES[1])] and late.state.heard == ("a", "b", "c", "d")
 
 
 def test_a_failed_device_stays_failed() -> None:
@@ -224,6 +241,7 @@ def test_its_state_survives_the_ledger() -> None:
 names = st.sampled_from(sorted(EVERYONE | {"stranger"}))
 events = st.one_of(
     st.builds(Taken, names),
+    st.builds(Heard, names),
     st.builds(Failed, names, st.just("x")),
     st.builds(Tick, st.frozensets(names)),
     st.builds(Added, names),

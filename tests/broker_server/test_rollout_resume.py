@@ -276,6 +276,14 @@ def test_one_that_fails_after_the_switch_goes_back_and_the_others_keep_it(
     assert servers.desk.stages.ledger.release_reports(3)["pi-1"].outcome == "refused"
 
 
+def test_one_that_does_well_is_heard_and_a_restarted_server_knows(servers: Servers) -> None:
+    rollout = taken_by_all(servers)
+    rollout.on_health("pi-2", ModelHealth(version=3, accuracy=1.0, examples=4))
+    rollout.on_health("pi-3", ModelHealth(version=2))  # of the model before: nothing is known of this one
+    state = servers.next().at_work
+    assert state is not None and state.heard == ("pi-2",)
+
+
 def test_one_that_was_sent_back_stays_there_when_the_others_have_it(servers: Servers) -> None:
     rollout = taken_by_all(servers)
     rollout.on_health("pi-1", BAD)
