@@ -160,7 +160,7 @@ def _decode_few(
     start: npt.NDArray[np.uint32],
 ) -> tuple[Symbols, int]:
     """As `_decode_rows`, symbol by symbol."""
-    at = np.repeat(np.arange(frequency.size), frequency).tolist()
+    at = np.repeat(np.arange(frequency.size), frequency.astype(np.intp)).tolist()  # 32-bit NumPy takes no uint32
     shares, starts = frequency.tolist(), start.tolist()
     states, left = state.tolist(), words.tolist()
     lanes, symbols = len(states), bytearray(count)
@@ -190,7 +190,7 @@ def _decode_rows(
     frequency: npt.NDArray[np.uint32],
     start: npt.NDArray[np.uint32],
 ) -> tuple[Symbols, int]:
-    symbol_at = np.repeat(np.arange(frequency.size, dtype=np.uint8), frequency)
+    symbol_at = np.repeat(np.arange(frequency.size, dtype=np.uint8), frequency.astype(np.intp))
     frequency_at = frequency[symbol_at]
     offset_at = np.arange(RANGE, dtype=np.uint32) - start[symbol_at]
     symbols = np.empty(count, np.uint8)
