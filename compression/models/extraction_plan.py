@@ -38,6 +38,13 @@ class ExtractionPlan:
 
 @dataclass(frozen=True, slots=True)
 class _Fit:
+    """Non-negative least squares of peak RSS in MB, weighted to relative errors.
+
+    Of processes that extract and then train the head. Measured on 10 files: MobileNetV2 at 32x32x1 and
+    96x96x3, EfficientNet-B0, VGG-16 and ResNet-50 at 96x96x3, each in int8 and with int8 weights alone; x86_64,
+    Python 3.11. Largest error 3 %.
+    """
+
     base_mb: float
     file: float  # bytes of RSS for a byte of the file: itself, and the runtime's packed copy of its weights
     arena: float
@@ -48,8 +55,8 @@ class _Fit:
 
 
 FITS: Mapping[str, _Fit] = {
-    "ai-edge-litert": _Fit(56.8, 1.98, 0.15, 3.8),
-    "tflite-runtime": _Fit(51.8, 1.20, 0.55, 8.3),
+    "ai-edge-litert": _Fit(58.6, 2.06, 0.12, 8.0),
+    "tflite-runtime": _Fit(54.7, 1.40, 0.69, 2.9),
 }
 
 

@@ -1,7 +1,7 @@
 """A device's memory on a transfer model, with what a device has: NumPy and one TFLite runtime.
 
-python extraction_worker.py DIRECTORY: runs DIRECTORY/extractor over pictures, trains DIRECTORY/bundle on what came
-out, prints the process's largest resident set in 10^6 bytes.
+python extraction_worker.py DIRECTORY: runs DIRECTORY/extractor over pictures, trains DIRECTORY/bundle on what
+came out, prints the process's largest resident set in 10^6 bytes.
 """
 
 from __future__ import annotations

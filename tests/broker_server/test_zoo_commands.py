@@ -23,6 +23,8 @@ def test_zoo_says_input_parameters_and_memory(capsys: pytest.CaptureFixture[str]
         assert set(row["peak_rss_mb"]) == {"ai-edge-litert", "tflite-runtime"}
         assert all(40 < peak < 100 for peak in row["peak_rss_mb"].values())
         assert row["bundle_bytes"] < 100_000
+    assert mlp["extractor_bytes"] == 0 and 2e6 < head["extractor_bytes"] < 3e6
+    assert all(head["peak_rss_mb"][name] > peak for name, peak in mlp["peak_rss_mb"].items())
 
 
 def test_unknown_model_is_refused_with_those_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:

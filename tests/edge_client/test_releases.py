@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from edge_client.inference.patches import aligned_patches
 from edge_client.releases import Installer
 from edge_client.session.blobs import BlobError, BlobStore
 from edge_client.state import DeviceState
+from edge_client.training.examples import Examples
 from edge_client.wire.blobs import BlobRef, sha256
 from edge_client.wire.messages import ModelSource, Release, ReleaseReport
 from tests.edge_client.agent_cases import SPEC, WEIGHTS, bundle_of, release
@@ -25,10 +27,11 @@ class FakeWorkshop:
 
     failure: Exception | None = None
 
-    def open(self, _ref: object) -> tuple[SimpleNamespace, SimpleNamespace]:
+    def open(self, _ref: object, _extractor: object) -> tuple[SimpleNamespace, Examples]:
         if self.failure:
             raise self.failure
-        return SimpleNamespace(spec=SPEC, set_weights=lambda _: None), SimpleNamespace(validation_index=())
+        data: Any = SimpleNamespace(validation_index=())
+        return SimpleNamespace(spec=SPEC, set_weights=lambda _: None), Examples(data, data)
 
     def weights(self, _ref: object, _spec: object) -> None: ...
 
