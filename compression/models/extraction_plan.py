@@ -41,8 +41,8 @@ class _Fit:
     """Non-negative least squares of peak RSS in MB, weighted to relative errors.
 
     Of processes that extract and then train the head. Measured on 10 files: MobileNetV2 at 32x32x1 and
-    96x96x3, EfficientNet-B0, VGG-16 and ResNet-50 at 96x96x3, each in int8 and with int8 weights alone; x86_64,
-    Python 3.11. Largest error 3 %.
+    96x96x3, EfficientNet-B0, VGG-16 and ResNet-50 at 96x96x3, each in int8 and with int8 weights alone, on
+    x86_64, Python 3.11. Largest error 3 %.
     """
 
     base_mb: float
