@@ -11,7 +11,7 @@ from typing import TypeVar, cast
 from compression.records import Record, dumps, loads
 
 MAX_RECORD_BYTES = 64 << 20
-KEPT_CHARACTERS = 16 << 20  # of texts; their records take a few times as much
+KEPT_CHARACTERS = 8 << 20  # of texts; their records take up to seven times as much
 R = TypeVar("R", bound=Record)
 
 
