@@ -152,6 +152,11 @@ def decode(data: Bytes, count: int) -> tuple[Symbols, int]:
     return symbols, words_at + 2 * used
 
 
+def _times(frequency: npt.NDArray[np.uint32]) -> npt.NDArray[np.intp]:
+    """As `np.repeat` takes them on 32-bit machines too."""
+    return frequency.astype(np.intp)
+
+
 def _decode_few(
     state: npt.NDArray[np.uint32],
     words: npt.NDArray[np.uint16],
@@ -160,7 +165,7 @@ def _decode_few(
     start: npt.NDArray[np.uint32],
 ) -> tuple[Symbols, int]:
     """As `_decode_rows`, symbol by symbol."""
-    at = np.repeat(np.arange(frequency.size), frequency.astype(np.intp)).tolist()  # 32-bit NumPy takes no uint32
+    at = np.repeat(np.arange(frequency.size), _times(frequency)).tolist()
     shares, starts = frequency.tolist(), start.tolist()
     states, left = state.tolist(), words.tolist()
     lanes, symbols = len(states), bytearray(count)
@@ -190,7 +195,7 @@ def _decode_rows(
     frequency: npt.NDArray[np.uint32],
     start: npt.NDArray[np.uint32],
 ) -> tuple[Symbols, int]:
-    symbol_at = np.repeat(np.arange(frequency.size, dtype=np.uint8), frequency.astype(np.intp))
+    symbol_at = np.repeat(np.arange(frequency.size, dtype=np.uint8), _times(frequency))
     frequency_at = frequency[symbol_at]
     offset_at = np.arange(RANGE, dtype=np.uint32) - start[symbol_at]
     symbols = np.empty(count, np.uint8)
