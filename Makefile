@@ -50,7 +50,7 @@ bench: $(INSTALLED) ## what this machine is, and how fast training is on it
 e2e: $(INSTALLED) ## from a blank card to a training Pi, on an emulated one: docs/e2e.md
 	@$(BIN)/python -m tests.e2e $(ARGS)
 
-e2e-armv7: $(INSTALLED) ## the trainer and the agent's tests on an emulated 32-bit Pi
+e2e-armv7: $(INSTALLED) ## the trainer, the agent's and the codec's tests on an emulated 32-bit Pi
 	@$(BIN)/python -m tests.e2e.armv7 $(ARGS)
 
 install: $(INSTALLED) ## the virtual environment in .venv

@@ -1,4 +1,4 @@
-"""The 32-bit check: the trainer and the agent's tests on armv7l under user-mode emulation.
+"""The 32-bit check: the trainer, the agent's tests and the codec's on armv7l under user-mode emulation.
 
 Bookworm armhf in a folder, Debian's numpy, Pillow and psutil (the package index has no armv7l wheels of
 them), the index's tflite-runtime and cryptography. A training program compiled here is run there, and its
@@ -50,6 +50,7 @@ SITE = "opt/site"
 WORKSTATION = re.compile(
     r"^\s*(from|import) (tensorflow|tf_keras|compression\.(trainable|models)|broker_server)\b", re.M
 )
+TESTED = ("tests/edge_client/test_*.py", "tests/compression/test_updates_*.py")
 LEFT_OUT = (
     "test_wire.py::test_evaluation_sums_add_up_to_the_pooled_data",  # needs scikit-learn
     "test_wire_docs.py::test_every_constant_has_the_value_that_the_code_has",  # looks into the server's half
@@ -195,8 +196,8 @@ def _inside(root: Path) -> list[str]:
 
 
 def _run_tests(root: Path) -> str:
-    """The device's tests; those that need Keras to make their model are left out by name."""
-    tests = sorted((PROJECT / "tests/edge_client").glob("test_*.py"))
+    """The device's tests and the codec's; those that need Keras to make their model are left out by name."""
+    tests = sorted(path for pattern in TESTED for path in PROJECT.glob(pattern))
     runnable = {path.relative_to(PROJECT): path.read_text() for path in tests if not _needs_keras(path)}
     # tflite-runtime switches subnormal numbers off for its whole process, which hypothesis refuses.
     drawn = [path for path, text in runnable.items() if "hypothesis" in text]
