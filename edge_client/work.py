@@ -117,7 +117,7 @@ class Workshop:
 
         Args:
             extractor: manifest of a transfer model's. Only one of extractor and trainer is ever in memory.
-            cancelled: asked between two pictures; what was made of them is kept.
+            cancelled: asked between two pictures while features are made, which are kept.
         """
         if self._digest != ref.digest or self._trainer is None or self._examples is None:
             self._trainer = self._examples = None  # free the old arena before the new one is made
@@ -148,7 +148,8 @@ class Workshop:
             extractor=(lambda: read_extractor(self._blobs, extractor)) if extractor else None,
             cache=self._state.directory / "cache",
             threads=self._config.threads,
-            progress=look_up,
+            progress=lambda _done, _total: self._alive(),  # to the end: half of the decoded is thrown away
+            extracting=look_up,
         )
 
     def weights(self, ref: WeightsRef, spec: ModelSpec) -> Weights:

@@ -38,13 +38,16 @@ def load_examples(
     cache: Path | None = None,
     threads: int = 1,
     progress: Progress | None = None,
+    extracting: Progress | None = None,
 ) -> Examples:
     """Load a source for a model, through its extractor if it has one.
 
     Args:
         extractor: reads the extractor's file.
         cache: folder for decoded pictures and features; None keeps them in memory.
-        progress: called with the numbers of pictures done and in all, first for reading, then for extracting.
+        progress: called with the numbers of pictures done and in all.
+        extracting: the same while features are made; it may raise to end that, since what is made is kept.
+            None takes `progress`.
 
     Raises:
         DataError: the source cannot be used with this model.
@@ -69,6 +72,6 @@ def load_examples(
         extractor,
         cache=None if cache is None else FeatureCache(cache, spec.input),
         threads=threads,
-        progress=progress or (lambda _done, _total: None),
+        progress=extracting or progress or (lambda _done, _total: None),
     )
     return Examples(trained, raw)
