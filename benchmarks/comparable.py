@@ -80,10 +80,17 @@ def _measures(key: str, value: Any, here: str) -> Iterator[Measure]:
             yield from _measures(key, samples, _joined(here, str(name)))
     elif isinstance(value, list) and value:
         repeats = value if isinstance(value[0], list) else [value]
-        if all(repeats) and all(sample > 0 for repeat in repeats for sample in repeat):
+        if all(_positive(repeat) for repeat in repeats):
             yield Measure(_joined(here, word) or key, sort, repeats)
     elif sort == "size" and isinstance(value, int | float) and value > 0:
         yield Measure(_joined(here, word), sort, [[value]])
+
+
+def _positive(repeat: Any) -> bool:
+    """Whether it is a list of numbers above 0, of which ratios can be taken."""
+    if not isinstance(repeat, list) or not repeat:
+        return False
+    return all(isinstance(sample, int | float) and sample > 0 for sample in repeat)
 
 
 def _joined(*words: str) -> str:

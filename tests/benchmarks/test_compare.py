@@ -155,10 +155,12 @@ def test_too_few_runs_tell_nothing_and_that_is_said() -> None:
 def test_what_cannot_be_compared_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = saved(tmp_path / "a.json", noisy(1))
     other = saved(tmp_path / "b.json", noisy(1), file="other.tflite")
+    odd = saved(tmp_path / "odd.json", [["fast"] * 9, 3, [], [0.0] * 9])  # type: ignore[list-item]
     (tmp_path / "text").write_text("hello")
     (tmp_path / "old.json").write_text('{"benchmark": "latency"}')
     for after, message in (
         (other, "no samples in common"),
+        (odd, "no samples in common"),
         (tmp_path / "text", "not JSON"),
         (tmp_path / "old.json", "holds no result of bramble-bench"),
         (tmp_path / "absent", "No such file"),
