@@ -152,11 +152,6 @@ def decode(data: Bytes, count: int) -> tuple[Symbols, int]:
     return symbols, words_at + 2 * used
 
 
-def _times(frequency: npt.NDArray[np.uint32]) -> npt.NDArray[np.intp]:
-    """As `np.repeat` takes them on 32-bit machines too."""
-    return frequency.astype(np.intp)
-
-
 def _decode_few(
     state: npt.NDArray[np.uint32],
     words: npt.NDArray[np.uint16],
@@ -165,7 +160,7 @@ def _decode_few(
     start: npt.NDArray[np.uint32],
 ) -> tuple[Symbols, int]:
     """As `_decode_rows`, symbol by symbol."""
-    at = np.repeat(np.arange(frequency.size), _times(frequency)).tolist()
+    at = np.repeat(np.arange(frequency.size), frequency.astype(np.intp)).tolist()
     shares, starts = frequency.tolist(), start.tolist()
     states, left = state.tolist(), words.tolist()
     lanes, symbols = len(states), bytearray(count)
@@ -195,7 +190,7 @@ def _decode_rows(
     frequency: npt.NDArray[np.uint32],
     start: npt.NDArray[np.uint32],
 ) -> tuple[Symbols, int]:
-    symbol_at = np.repeat(np.arange(frequency.size, dtype=np.uint8), _times(frequency))
+    symbol_at = np.repeat(np.arange(frequency.size, dtype=np.uint8), frequency.astype(np.intp))
     frequency_at = frequency[symbol_at]
     offset_at = np.arange(RANGE, dtype=np.uint32) - start[symbol_at]
     symbols = np.empty(count, np.uint8)
@@ -203,7 +198,7 @@ def _decode_rows(
     for first in range(0, count, lanes):
         row = symbols[first : first + lanes]
         x = state[: row.size]
-        slot = x & np.uint32(RANGE - 1)
+        slot = (x & np.uint32(RANGE - 1)).astype(np.intp)  # 32-bit machines take by nothing else
         symbol_at.take(slot, out=row)
         x >>= np.uint32(RANGE_BITS)
         x *= frequency_at[slot]
