@@ -39,7 +39,7 @@ def kernel_gradient_by_rows(padded: Tensor, dy: Tensor, shape: Any, over: Grid) 
     if stride > 1:
         blocks = _blocks(padded, stride)
         blocked = _blocked_shape(shape, stride)
-        unit = grid(blocks, blocked[:2], (1, 1), "VALID")
+        unit = grid(blocks, (blocked[0], blocked[1]), (1, 1), "VALID")
         spread = pad(dy, (0, unit.rows.outputs - dy.shape[1]), (0, unit.columns.outputs - dy.shape[2]))
         taps = kernel_gradient_by_rows(blocks, spread, blocked, unit)
         return first_taps(_kernel_unblocked(taps, stride, shape), shape)

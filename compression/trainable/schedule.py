@@ -46,7 +46,7 @@ class Work:
 def schedule(graph: Any, codes: Sequence[int]) -> list[Any]:
     """The subgraph's ops in the best order found."""
     operators = list(graph.operators)
-    work = _work(graph, codes)
+    work = graph_work(graph, codes)
     orders = [_forwards(work), _backwards(work)]
     given = list(range(len(operators)))
     if all(max(work.after[index], default=-1) < index for index in given):
@@ -57,7 +57,7 @@ def schedule(graph: Any, codes: Sequence[int]) -> list[Any]:
 
 def arena_bytes(graph: Any, codes: Sequence[int]) -> int:
     """Peak of the tensors alive at a time, in the order that the ops have."""
-    return peak_bytes(_work(graph, codes), range(len(graph.operators)))
+    return peak_bytes(graph_work(graph, codes), range(len(graph.operators)))
 
 
 def peak_bytes(work: Work, order: Sequence[int]) -> int:
@@ -74,7 +74,8 @@ def peak_bytes(work: Work, order: Sequence[int]) -> int:
     return peak
 
 
-def _work(graph: Any, codes: Sequence[int]) -> Work:
+def graph_work(graph: Any, codes: Sequence[int]) -> Work:
+    """The dependencies and sizes of a subgraph's ops."""
     operators = list(graph.operators)
     kept = frozenset(int(index) for index in (*graph.inputs, *graph.outputs))
     made = {int(tensor): index for index, op in enumerate(operators) for tensor in op.outputs}
@@ -91,12 +92,13 @@ def _work(graph: Any, codes: Sequence[int]) -> Work:
             before |= {other for other, other_wrote in touched if wrote or other_wrote}
             touched.append((index, wrote))
         after.append(frozenset(before))
-    sizes = {index: _bytes(tensor) for index, tensor in enumerate(graph.tensors)}
+    sizes = {index: tensor_bytes(tensor) for index, tensor in enumerate(graph.tensors)}
     scratch = tuple(_scratch(graph, op, codes[op.opcodeIndex]) for op in operators)
     return Work(tuple(reads), tuple(writes), tuple(after), sizes, scratch, kept)
 
 
-def _bytes(tensor: Any) -> int:
+def tensor_bytes(tensor: Any) -> int:
+    """What it takes, by shape and type."""
     shape = [] if tensor.shape is None else [int(extent) for extent in tensor.shape]
     return math.prod(shape) * ELEMENT_BYTES.get(tensor.type, 0)
 

@@ -26,7 +26,7 @@ from compression.trainable.tuning import (
     write_table,
 )
 from tests.compression.runtime_worker import train
-from tests.compression.trainable_cases import RATE, assert_close, examples, input_of, revealed
+from tests.compression.trainable_cases import RATE, assert_close, examples, input_of, revealed, run_on_tflite
 
 tf_keras = pytest.importorskip("tf_keras")
 layers = tf_keras.layers
@@ -127,7 +127,7 @@ def _or_conv(lowering: Any) -> Any:
     return lambda op: lowering if lowering in lowerings_of(op) else "conv"
 
 
-def test_all_lowerings_have_the_same_gradients() -> None:
+def test_all_lowerings_have_the_same_gradients_on_both_runtimes(tmp_path: Path) -> None:
     """Strided and 1x1 convolutions, each lowered in the way that the rule avoids too."""
     tf_keras.utils.set_random_seed(1)
     model = tf_keras.Sequential(
@@ -153,8 +153,11 @@ def test_all_lowerings_have_the_same_gradients() -> None:
             batch_size=4,
             lowerings=chooser,
         )
-        outcome = train(result.bundle, result.weights, [batch], rate=RATE)
-        gradients.append(revealed(result.weights, outcome.weights))
+        for outcome in (
+            train(result.bundle, result.weights, [batch], rate=RATE),
+            run_on_tflite(result.bundle, result.weights, [batch], rate=RATE, directory=tmp_path),
+        ):
+            gradients.append(revealed(result.weights, outcome.weights))
     assert {op.kind for op in found.values()} == {"convolution", "kernel_gradient", "input_gradient"}
     for other in gradients[1:]:
         assert_close(other, gradients[0], 1e-4)

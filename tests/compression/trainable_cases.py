@@ -103,6 +103,35 @@ def run_in_child(
     )
 
 
+def run_signatures(directory: Path, given: Mapping[str, Any], python: Path) -> dict[str, Any]:
+    """Outputs as "signature/output" of model.tflite for inputs as "signature/input", in a fresh process."""
+    np.savez(directory / "given.npz", **given)
+    done = subprocess.run(
+        [python, "-c", SIGNATURES, str(directory)],
+        env={"PYTHONPATH": str(CHECKOUT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(np.load(directory / "found.npz"))
+
+
+SIGNATURES = """
+import sys, numpy as np
+from pathlib import Path
+from edge_client.runtime import make_interpreter
+directory = Path(sys.argv[1])
+interpreter = make_interpreter((directory / "model.tflite").read_bytes())
+given, found = np.load(directory / "given.npz"), {}
+for name in interpreter.get_signature_list():
+    inputs = {key.split("/")[1]: given[key] for key in given.files if key.startswith(name + "/")}
+    outputs = interpreter.get_signature_runner(name)(**inputs)
+    found |= {f"{name}/{key}": value for key, value in outputs.items()}
+np.savez(directory / "found.npz", **found)
+"""
+
+
 def keras_loss(loss: str, labels: Any, logits: Any, *, label_smoothing: float = 0.0) -> Any:
     """Mean loss from logits, as Keras has it."""
     import tensorflow as tf
