@@ -38,7 +38,7 @@ from tests.integration.in_process import DEVICES, FLEET, ROUNDS, run_fleet
 
 ROOT = Path(__file__).resolve().parents[2]
 RELEASED = {"release": ReleaseConfig(wait_s=30.0), "rollout": AT_ONCE}
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def test_from_the_first_round_to_answers_for_pictures(
