@@ -19,7 +19,7 @@ from compression.updates.sections import Reader, Writer
 from compression.updates.stages import Floats
 
 MAGIC = b"BRUP"
-EXACT, COMPRESSED = 0, 1
+EXACT, COMPRESSED, COMPONENTS = 0, 1, 2
 SPARE_BYTES = 1 << 16  # a payload may be longer than the float32 values by this much
 
 
@@ -81,7 +81,7 @@ def encode_update(
     if profile.rounding == "stochastic" and rng is None:
         raise CodecError(f"profile {profile.name} rounds stochastically: pass rng")
     statistics = {tensor.name for tensor in tensors or () if tensor.role == "statistic"}
-    writer = Writer(MAGIC, COMPRESSED)
+    writer = Writer(MAGIC, COMPONENTS if profile.times else COMPRESSED)
     sent = write_compressed(delta, statistics, profile.at_round(round_number), header, rng, writer)
     return Encoded(writer.finish(), sent)
 
@@ -101,8 +101,8 @@ def decode_update(payload: bytes, tensors: Sequence[TensorSpec], *, model_digest
         raise CodecError(f"payload has {header.parameters} parameters, the model {parameters}")
     if reader.kind == EXACT:
         delta = _decode_exact(reader, header, tensors)
-    elif reader.kind == COMPRESSED:
-        delta = read_compressed(reader, header, tensors)
+    elif reader.kind in (COMPRESSED, COMPONENTS):
+        delta = read_compressed(reader, header, tensors, components=reader.kind == COMPONENTS)
     else:
         raise CodecError(f"unknown kind of update {reader.kind}")
     reader.end()

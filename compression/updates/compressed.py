@@ -1,4 +1,4 @@
-"""The body of a lossy update: stages applied to what is pruned, short floats for the rest."""
+"""The body of a lossy update: components and stages for what is pruned, short floats for the rest."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ import numpy as np
 from compression.spec import TensorSpec, Weights
 from compression.updates import integers
 from compression.updates.bits import pack_flags, unpack_flags
+from compression.updates.budget import spend
+from compression.updates.components import (
+    Components,
+    add_components,
+    decode_components,
+    encode_components,
+    matrices_of,
+)
 from compression.updates.errors import CodecError
 from compression.updates.floats import read_short, shorten, write_short
 from compression.updates.header import Header
@@ -36,6 +44,7 @@ from compression.updates.stages import (
     quantise,
 )
 
+SHORT_BITS = 4  # what a value of a tensor that is sent whole takes beside its mantissa, about
 LARGEST = np.float32(2.0**100)  # of a value that is quantised: sums and products of such values are finite
 
 
@@ -47,10 +56,11 @@ def write_compressed(
     rng: np.random.Generator | None,
     writer: Writer,
 ) -> dict[str, Floats]:
-    """Header fields and nine sections; return what their reader will reconstruct."""
+    """Header fields, nine sections and those of components; return what their reader will reconstruct."""
     layout = plan_layout(delta, statistics, profile.whole_share)
     pruned = join(delta, layout, PRUNED)
-    positions = _choose(pruned, layout, profile)
+    components, density = _components(pruned, layout, header.parameters, profile)
+    positions = _choose(pruned, layout, profile.scope, density)
     values, size = pruned[positions], pruned.size
     del pruned  # as large as the update, and not needed any more
     header = replace(
@@ -71,16 +81,31 @@ def write_compressed(
     write_short(measured, profile.statistic_mantissa, writer)
     writer.section(encode_positions(positions, size))
     _write_quantised(quantised, header, writer)
-    reconstructed = {PRUNED: _scatter(quantised, positions, size), WHOLE: whole, STATISTIC: measured}
-    return split(reconstructed, layout)
+    kept = _scatter(quantised, positions, size)
+    if components is not None:
+        for coded in encode_components(components):
+            writer.section(coded)
+        add_components(kept, matrices_of(layout.shapes_of(PRUNED)), components)
+    return split({PRUNED: kept, WHOLE: whole, STATISTIC: measured}, layout)
 
 
-def _choose(pruned: Floats, layout: Layout, profile: CodecProfile) -> Positions:
-    if profile.scope == "model":
-        return keep_largest(pruned, math.ceil(profile.density * pruned.size))
+def _components(
+    pruned: Floats, layout: Layout, parameters: int, profile: CodecProfile
+) -> tuple[Components | None, float]:
+    """The components of a profile with a number of bytes, and the share of values kept beside them."""
+    if not profile.times:
+        return None, profile.density
+    beside = sum(layout.sizes(WHOLE)) * (profile.whole_mantissa + SHORT_BITS)
+    beside += sum(layout.sizes(STATISTIC)) * (profile.statistic_mantissa + SHORT_BITS)
+    return spend(pruned, matrices_of(layout.shapes_of(PRUNED)), parameters, beside, profile)
+
+
+def _choose(pruned: Floats, layout: Layout, scope: str, density: float) -> Positions:
+    if scope == "model":
+        return keep_largest(pruned, max(math.ceil(density * pruned.size), 1))
     chosen, start = [np.zeros(0, np.int32)], 0
     for size in layout.sizes(PRUNED):
-        kept = keep_largest(pruned[start : start + size], math.ceil(profile.density * size))
+        kept = keep_largest(pruned[start : start + size], max(math.ceil(density * size), 1))
         chosen.append(kept + np.int32(start))
         start += size
     return np.concatenate(chosen)
@@ -105,7 +130,9 @@ def _write_quantised(quantised: Quantised, header: Header, writer: Writer) -> No
     writer.section(b"" if header.bits == 1 else integers.encode(quantised.levels.astype(np.uint32)))
 
 
-def read_compressed(reader: Reader, header: Header, tensors: Sequence[TensorSpec]) -> dict[str, Floats]:
+def read_compressed(
+    reader: Reader, header: Header, tensors: Sequence[TensorSpec], *, components: bool
+) -> dict[str, Floats]:
     """Inverse of `write_compressed`; raise `CodecError` for anything else."""
     if not (
         1 <= header.bits <= 8 and max(header.whole_mantissa, header.statistic_mantissa) <= 23 and header.block
@@ -119,6 +146,9 @@ def read_compressed(reader: Reader, header: Header, tensors: Sequence[TensorSpec
         raise CodecError(f"{header.kept} values kept of {size}")
     positions = decode_positions(reader.section(), header.kept, size)
     pruned = _scatter(_read_quantised(reader, header), positions, size)
+    if components:
+        matrices = matrices_of(layout.shapes_of(PRUNED))
+        add_components(pruned, matrices, decode_components(reader, matrices, LARGEST))
     return split({PRUNED: pruned, WHOLE: whole, STATISTIC: statistics}, layout)
 
 

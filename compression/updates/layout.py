@@ -29,10 +29,14 @@ class Layout:
     shapes: tuple[tuple[int, ...], ...]
     treatments: tuple[int, ...]
 
+    def shapes_of(self, treatment: int) -> list[tuple[int, ...]]:
+        """Shape of each tensor with this treatment."""
+        pairs = zip(self.shapes, self.treatments, strict=True)
+        return [shape for shape, given in pairs if given == treatment]
+
     def sizes(self, treatment: int) -> list[int]:
         """Elements of each tensor with this treatment."""
-        pairs = zip(self.shapes, self.treatments, strict=True)
-        return [math.prod(shape) for shape, given in pairs if given == treatment]
+        return [math.prod(shape) for shape in self.shapes_of(treatment)]
 
     def encode(self) -> bytes:
         """The treatments; names and shapes are known to the receiver."""

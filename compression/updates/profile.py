@@ -32,6 +32,10 @@ class CodecProfile(Record):
             the first rounds move the weights most, and what they keep back is late by the rounds it is owed.
         first_density: where it begins.
         step_factor: a step of the server keeps so many times as many elements: every client's are in it.
+        times: a payload has so many times fewer bytes than float32. Components and kept values share them
+            and `density` says nothing; 0: no components, and `density` it is. A model of a few thousand
+            parameters takes more: headers are what they are.
+        level: largest magnitude of a number of a component.
     """
 
     name: Annotated[str, Matches(r"[A-Za-z0-9_-]{1,32}")]
@@ -46,11 +50,15 @@ class CodecProfile(Record):
     warmup_rounds: Annotated[int, Between(0, 10_000)] = 0
     first_density: Annotated[float, Between(1e-6, 1.0)] = 1.0
     step_factor: Annotated[float, Between(1.0, 100.0)] = 1.0
+    times: Annotated[float, Between(0.0, 10_000.0)] = 0.0
+    level: Annotated[int, Between(1, 127)] = 7
 
     def __post_init__(self) -> None:
         Record.__post_init__(self)
         if self.rounding == "stochastic" and not 2 <= self.bits <= 8:
             raise RecordError(f"CodecProfile: stochastic rounding needs bits from 2 to 8, got {self.bits}")
+        if self.times and (self.warmup_rounds or self.exact):
+            raise RecordError("CodecProfile: times is the same in all rounds, and of what loses something")
 
     @property
     def exact(self) -> bool:
@@ -69,6 +77,7 @@ class CodecProfile(Record):
         """The profile of the server's steps."""
         return replace(
             self,
+            times=self.times / self.step_factor,
             density=min(1.0, self.step_factor * self.density),
             first_density=min(1.0, self.step_factor * self.first_density),
         )
@@ -79,28 +88,36 @@ PROFILES: Mapping[str, CodecProfile] = MappingProxyType(
         profile.name: profile
         for profile in (
             CodecProfile("lossless", bits=EXACT_BITS),
-            CodecProfile("safe", density=0.10, bits=6, whole_share=0.01),
+            CodecProfile("safe", times=25.0, bits=3, whole_mantissa=4),
             CodecProfile(
                 "medium",
-                density=0.05,
-                bits=2,
+                times=51.0,
+                level=5,
+                bits=1,
                 whole_mantissa=4,
                 statistic_mantissa=4,
-                warmup_rounds=15,
-                first_density=0.1,
                 step_factor=1.5,
             ),
             CodecProfile(
                 "small",
-                density=0.018,
+                times=101.0,
+                level=4,
                 bits=1,
+                whole_share=0.001,
                 whole_mantissa=2,
                 statistic_mantissa=2,
-                warmup_rounds=15,
-                first_density=0.08,
-                step_factor=2.5,
+                step_factor=2.0,
             ),
-            CodecProfile("tiny", density=0.01, bits=2, whole_mantissa=2, statistic_mantissa=2),
+            CodecProfile(
+                "tiny",
+                times=250.0,
+                level=3,
+                bits=1,
+                whole_share=0.001,
+                whole_mantissa=2,
+                statistic_mantissa=2,
+                step_factor=2.0,
+            ),
         )
     }
 )

@@ -37,7 +37,7 @@ def keep_largest(values: Floats, count: int) -> Positions:
     magnitudes = np.abs(values)
     if count >= values.size:
         return _where(magnitudes >= NEGLIGIBLE)
-    threshold = _largest(magnitudes, count)
+    threshold = nth_largest(magnitudes, count)
     if threshold < NEGLIGIBLE:
         return _where(magnitudes >= NEGLIGIBLE)
     chosen = _where(magnitudes >= threshold)
@@ -47,7 +47,7 @@ def keep_largest(values: Floats, count: int) -> Positions:
     return chosen
 
 
-def _largest(magnitudes: Floats, count: int) -> np.float32:
+def nth_largest(magnitudes: Floats, count: int) -> np.float32:
     """The `count`-th largest. A sample says which can be it, so that few have to be put in order."""
     sample = np.sort(magnitudes[:: max(magnitudes.size // _SAMPLE, 1)])
     expected = count * sample.size / magnitudes.size

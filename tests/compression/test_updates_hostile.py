@@ -43,6 +43,15 @@ PAYLOADS = [
     for profile in (*PROFILES.values(), *EXTRA)
 ]
 BASE = encode_update(_delta(), FIXED, model_digest=MODEL, round_number=4, tensors=TENSORS).payload
+COMPONENTS = encode_update(
+    {"w": np.outer(range(40), range(50)).astype(np.float32)}
+    | {n: a for n, a in _delta().items() if n != "w"},
+    CodecProfile("components", times=20.0, bits=2),
+    model_digest=MODEL,
+    round_number=4,
+    tensors=TENSORS,
+).payload
+PAYLOADS.append(COMPONENTS)
 PACKED = pack_model(_delta())
 
 
@@ -102,7 +111,7 @@ def test_a_mutated_model_with_a_good_checksum_is_read_or_refused(
 
 @given(st.binary(max_size=300))
 def test_any_bytes_are_refused(data: bytes) -> None:
-    for prefix in (b"", b"BRUP\x01\x00", b"BRUP\x01\x01", b"BRWT\x01\x00"):
+    for prefix in (b"", b"BRUP\x01\x00", b"BRUP\x01\x01", b"BRUP\x01\x02", b"BRWT\x01\x00"):
         for decoder in (decode, unpack):
             with pytest.raises(CodecError):
                 decoder(sealed(prefix + data))
@@ -188,6 +197,45 @@ def test_positions_out_of_range_are_refused() -> None:
     assert kept == 60
     with pytest.raises(CodecError, match="positions"):  # Rice with 6 low bits, all set: gaps of 64
         decode(rebuilt(BASE, 5, b"\x02\x01\x06" + np.packbits(np.ones(360, np.bool_)).tobytes() + ones))
+
+
+def sections_with(
+    steps: bytes, counts: bytes = b"\x00\x01\x80", numbers: bytes = b"\x00\x01" + bytes(12)
+) -> bytes:
+    """`COMPONENTS` with others: one of 40 + 50 numbers for the first tensor, none for the rest."""
+    sections = sections_of(COMPONENTS, HEADER_END)
+    sections[9:] = [counts, steps, numbers]
+    return sealed(COMPONENTS[:HEADER_END] + b"".join(map(framed, sections)))
+
+
+def test_components_that_nobody_wrote_are_refused() -> None:
+    one, sections = struct.pack("<f", 1.0), sections_of(COMPONENTS, HEADER_END)
+    pruned = len([value for value in TENSORS if value.role == "trainable"])
+    assert (len(sections), pruned, sections[0][:1]) == (12, 2, b"\x00")
+    decode(sections_with(one))
+    for steps in (b"", one + one, *(struct.pack("<f", each) for each in (np.nan, np.inf, -1.0, 1e38))):
+        with pytest.raises(CodecError, match="step"):
+            decode(sections_with(steps))
+    for counts in (b"\x00\x05" + bytes([0b10000000, 0b01000000]), b"\x00\x01\x40", b""):
+        with pytest.raises(CodecError):
+            decode(sections_with(one, counts=counts))
+    for numbers in (b"", b"\x00\x01" + bytes(11), b"\x00\x08" + b"\xff" * 90):
+        with pytest.raises(CodecError):
+            decode(sections_with(one, numbers=numbers))
+
+
+def test_the_numbers_of_a_component_are_multiplied_as_they_are_written() -> None:
+    """The format by hand: 1 and -1 in the first row and column, all else 0."""
+    first = np.zeros(90, np.bool_)
+    first[0], second = True, np.zeros(90, np.bool_)
+    second[40] = True  # planes, the upper first: 1 is 01, -1 is 10
+    numbers = b"\x00\x02" + np.packbits(np.concatenate([second, first])).tobytes()
+    plain = decode_update(sections_with(b"", counts=b"\x00\x00", numbers=b""), TENSORS, model_digest=MODEL)
+    payload = sections_with(struct.pack("<f", 0.75), numbers=numbers)
+    decoded = decode_update(payload, TENSORS, model_digest=MODEL)
+    change = decoded.delta["w"] - plain.delta["w"]
+    assert np.argwhere(change).tolist() == [[0, 0]]
+    assert change[0, 0] == -0.75
 
 
 def test_more_kept_than_there_is_and_unknown_settings_are_refused() -> None:
