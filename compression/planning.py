@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from compression.trainable.plan import MemoryPlan
 
 MICRO_BATCHES = (8, 4, 2)
+SMALLEST_DEVICE_MB = 512 * 2**20 / 1e6  # Raspberry Pi Zero 2 W
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,16 @@ def plan_text(plan: TrainingPlan) -> str:
     ]
     heads = ["examples", "training arena", "evaluation", *[f"process, {runtime}" for runtime in runtimes]]
     text = f"{plan.name}: {plan.parameters} parameters, batches of {plan.batch_size}\n"
-    return f"{text}\n{text_table(heads, lines)}\n\n{advice(plan)}"
+    return f"{text}\n{text_table(heads, lines)}\n\n{advice(plan)}\n{smallest_device(plan)}"
+
+
+def smallest_device(plan: TrainingPlan) -> str:
+    """How much of the smallest Pi's memory the recommended way takes."""
+    largest = next(choice.largest_mb for choice in plan.choices if choice.rows == plan.recommended)
+    return (
+        f"Of a Raspberry Pi Zero 2 W's 512 MB that is {largest / SMALLEST_DEVICE_MB:.0%}, besides the "
+        "system, the agent's session and its pictures."
+    )
 
 
 def _times(rows: int, batch_size: int) -> str:

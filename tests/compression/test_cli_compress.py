@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -257,7 +258,8 @@ def test_the_plan_says_what_a_device_needs_and_writes_nothing(
 
     assert main(["trainable", *MODEL, "--batch", "2", "--plan"]) == 0
     text = capsys.readouterr().out
-    assert "process, tflite-runtime" in text and text.endswith("would save next to nothing.\n")
+    assert "process, tflite-runtime" in text and "would save next to nothing.\n" in text
+    assert re.search(r"Zero 2 W's 512 MB that is \d+%, besides", text)
 
 
 def test_micro_batches_on_the_command_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
