@@ -38,10 +38,10 @@ from edge_client.wire.messages import Hello, ReleaseReport
 
 CENTRALISED = "centralised"
 COUNTED = (
-    "PUBLISH packets of the rounds, MQTT headers and control messages included. The training program, the "
-    "first weights and the program that finds activation ranges, delivered once, are not in them: {setup} to "
-    "all devices together. Nor is what the devices sent after the last round, the closing evaluation and the "
-    "ranges: {closing} from all together."
+    "PUBLISH packets of the rounds, MQTT headers and control messages included. What is delivered once is "
+    "not in them, {setup} to all devices together: the training program, the first weights, the program "
+    "that finds activation ranges, a transfer model's extractor. Nor is what the devices sent after the "
+    "last round, the closing evaluation and the ranges: {closing} from all together."
 )
 
 
