@@ -12,12 +12,12 @@ import pytest
 from compression.records import loads
 from compression.spec import TableInput, pack_weights, weights_digest
 from compression.updates import decode_update, pack_model
-from edge_client import work
 from edge_client.config import DataConfig, EdgeConfig
 from edge_client.data import ColumnStatistics
 from edge_client.session.address import BrokerAddress
 from edge_client.session.blobs import BlobStore
 from edge_client.state import DeviceState
+from edge_client.training import examples
 from edge_client.versions import TaskError
 from edge_client.wire.messages import Task, TrainingPlan, WeightsRef
 from edge_client.work import TaskCancelledError, Workshop
@@ -155,14 +155,14 @@ def test_the_watchdog_hears_of_examples_that_are_read_and_evaluated(
     workshop, task = device(kind="evaluate", training=None)
     heard: list[str] = []
     monkeypatch.setattr(workshop, "_alive", lambda: heard.append("alive"))
-    read = work.load_data
+    read = examples.load_data
 
     def reading(*arguments: object, progress: Callable[[int, int], None], **options: object) -> object:
         progress(1, 2)
         heard.append("read")
         return read(*arguments, **options)
 
-    monkeypatch.setattr(work, "load_data", reading)
+    monkeypatch.setattr(examples, "load_data", reading)
     workshop.perform(task, never)
     assert heard[:2] == ["alive", "read"]
     assert heard[2:] == ["alive"] * (2 + 6 + 2)  # batches of 16: 24 to evaluate; 96 and 24 to calibrate
