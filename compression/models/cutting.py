@@ -7,6 +7,7 @@ is behind it is compiled for training like any small network.
 from __future__ import annotations
 
 import hashlib
+import importlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +58,8 @@ def cut(model: Any, input: Input, pictures: npt.NDArray[np.float32] | None = Non
 
 def parts(model: Any) -> tuple[Any, Any]:
     """The frozen part, pictures to features, and the head, features to probabilities; they share weights."""
-    keras = tensorflow().keras
+    tensorflow()
+    keras = importlib.import_module("tf_keras")
     cut = model.get_layer(CUT)
     extractor = keras.Model(model.input, cut.output, name=f"{model.name}_extractor")
     behind = model.layers[model.layers.index(cut) + 1 :]
