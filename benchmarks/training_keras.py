@@ -44,6 +44,8 @@ def keras_step(tf: Any, model: Any, name: str) -> Any:
     """One traced training step that returns the loss before it."""
     import tf_keras  # noqa: PLC0415
 
+    from compression.trainable.checks import output_activation  # noqa: PLC0415
+
     optimizers = {
         "sgd": lambda: tf_keras.optimizers.SGD(LEARNING_RATE),
         "momentum": lambda: tf_keras.optimizers.SGD(LEARNING_RATE, momentum=0.9),
@@ -53,9 +55,8 @@ def keras_step(tf: Any, model: Any, name: str) -> Any:
     }
     optimizer = optimizers[name]()
     binary = int(model.output_shape[-1]) == 1
-    logits = getattr(model.layers[-1].activation, "__name__", "linear") == "linear"
     kind = tf_keras.losses.BinaryCrossentropy if binary else tf_keras.losses.SparseCategoricalCrossentropy
-    loss_of = kind(from_logits=logits)
+    loss_of = kind(from_logits=output_activation(model) == "linear")
     optimizer.build(model.trainable_variables)
 
     def step(x: Any, y: Any) -> Any:

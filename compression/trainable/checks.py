@@ -54,6 +54,11 @@ def output_layer(model: Any) -> Any:
     return output_layer(layer) if hasattr(layer, "layers") else layer
 
 
+def output_activation(model: Any) -> str:
+    """What the outputs went through last; "linear" for logits."""
+    return _activation_of(output_layer(model))
+
+
 def _check_form(model: Any) -> None:
     """A graph of layers from one input to one output."""
     if not type(model).__module__.startswith("tf_keras."):
@@ -121,8 +126,7 @@ def _check_names(model: Any) -> None:
 
 
 def _check_output(model: Any) -> None:
-    last, units = output_layer(model), int(model.output_shape[-1])
-    name = _activation_of(last)
+    last, name, units = output_layer(model), output_activation(model), int(model.output_shape[-1])
     if name not in OUTPUT_ACTIVATIONS:
         raise TrainableError(
             f"layer {last.name!r} ends the model with {name}: end in logits (no activation), "
