@@ -119,7 +119,7 @@ def _blocked_shape(shape: Any, size: int) -> list[int]:
 def _kernel_blocks(kernel: Tensor, size: int) -> Tensor:
     """[kh, kw, Cin, Cout] to [kh / size, kw / size, size * size * Cin, Cout], rounded up."""
     height, width, inputs, outputs = kernel.shape
-    kernel = pad_taps(kernel, -height % size, -width % size)
+    kernel = _pad_taps(kernel, -height % size, -width % size)
     high, wide = kernel.shape[0] // size, kernel.shape[1] // size
     rows = tf.reshape(kernel, [high, size, wide, size * inputs * outputs])
     return tf.reshape(tf.transpose(rows, [0, 2, 1, 3]), [high, wide, size * size * inputs, outputs])
@@ -132,7 +132,7 @@ def _kernel_unblocked(taps: Tensor, size: int, shape: Any) -> Tensor:
     return tf.reshape(rows, [high * size, wide * size, inputs, outputs])
 
 
-def pad_taps(kernel: Tensor, below: int, right: int) -> Tensor:
+def _pad_taps(kernel: Tensor, below: int, right: int) -> Tensor:
     """Zeros under and beside a kernel."""
     return tf.pad(kernel, [[0, below], [0, right], [0, 0], [0, 0]]) if below or right else kernel
 
