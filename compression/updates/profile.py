@@ -106,7 +106,7 @@ PROFILES: Mapping[str, CodecProfile] = MappingProxyType(
                 whole_share=0.001,
                 whole_mantissa=2,
                 statistic_mantissa=2,
-                step_factor=2.0,
+                step_factor=1.35,  # what goes around a step must fit into a fiftieth, too
             ),
             CodecProfile(
                 "tiny",

@@ -48,6 +48,11 @@ def histogram(symbols: Symbols) -> npt.NDArray[np.int64]:
     return counts
 
 
+def is_slow(count: int) -> bool:
+    """Whether so many symbols are coded one by one, and are enough for that to be felt."""
+    return SYMBOLS_PER_LANE <= count < (FEW_LANES + 1) * SYMBOLS_PER_LANE
+
+
 def estimated_size(counts: npt.NDArray[np.int64]) -> float:
     """About how many bytes `encode` makes of symbols that occur so often."""
     return float(estimated_sizes(counts[np.newaxis])[0])

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import tracemalloc
+import zlib
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -127,9 +131,51 @@ def test_each_integer_code_is_chosen_where_it_is_the_smallest() -> None:
     rng = np.random.default_rng(4)
     few = np.array([3, 1, 2], np.uint32)
     gaps = rng.geometric(0.02, 300).astype(np.uint32) - 1
-    skewed = np.minimum(rng.geometric(0.7, 20_000) - 1, 15).astype(np.uint32)
+    skewed = np.minimum(rng.geometric(0.7, 50_000) - 1, 15).astype(np.uint32)
     chosen = [integers.encode(array)[0] for array in (few, gaps, skewed)]
     assert chosen == [integers.FIXED, integers.RICE, integers.TOKENS]
+
+
+def bell(count: int) -> npt.NDArray[np.uint32]:
+    """Numbers as components have them."""
+    folded = np.rint(np.abs(np.random.default_rng(5).standard_normal(count)) * 3)
+    return np.minimum(folded, 8).astype(np.uint32)
+
+
+def test_a_few_thousand_integers_go_through_the_fast_coder() -> None:
+    values = bell(5000)
+    coded = integers.encode(values)
+    assert coded[0] == integers.DEFLATED
+    np.testing.assert_array_equal(integers.decode(coded, 5000, 9), values)
+    large = values * 1000 + np.arange(5000, dtype=np.uint32) % 1000  # tokens leave bits out
+    np.testing.assert_array_equal(integers.decode(integers.encode(large), 5000, 9000), large)
+
+
+def test_the_fast_coder_is_left_where_it_costs_bytes() -> None:
+    rare = (np.arange(5000) % 50 == 0).astype(np.uint32)  # 0.14 bits each; Huffman takes 1 at least
+    assert integers.encode(rare)[0] != integers.DEFLATED
+
+
+@pytest.mark.parametrize("length", [2, 3, 50, -1])
+def test_deflated_tokens_that_are_cut_off_are_refused(length: int) -> None:
+    with pytest.raises(CodecError):
+        integers.decode(integers.encode(bell(5000))[:length], 5000, 9)
+
+
+@pytest.mark.parametrize("count", [4999, 5001])
+def test_deflated_tokens_of_another_number_are_refused(count: int) -> None:
+    with pytest.raises(CodecError, match="tokens that are not"):
+        integers.decode(integers.encode(bell(5000)), count, 9)
+
+
+def test_an_inflater_is_stopped_behind_what_was_declared() -> None:
+    bomb = zlib.compressobj(wbits=-15)
+    stream = bomb.compress(bytes(50_000_000)) + bomb.flush()
+    tracemalloc.start()
+    with pytest.raises(CodecError):
+        integers.decode(bytes([integers.DEFLATED, 0]) + stream, 100, 9)
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
@@ -144,6 +190,8 @@ def test_each_integer_code_is_chosen_where_it_is_the_smallest() -> None:
         (b"\x01\x00\xff", 3, 9),  # eight codes for three integers
         (b"\x01\x00" + bytes(1000) + b"\x07", 3, 1 << 27),  # a unary part longer than any writer's
         (b"\x02\x08\x00\x08", 3, 9),  # more mantissa bits than tokens have
+        (b"\x03\x08\x00\x08", 3, 9),  # the same, deflated
+        (b"\x03\x00\xff\xff", 3, 9),  # no deflated stream
     ],
 )
 def test_integers_that_nobody_wrote_are_refused(data: bytes, count: int, limit: int) -> None:
