@@ -213,7 +213,7 @@ def test_a_payload_has_so_many_times_fewer_bytes_in_every_round(
     profile = PROFILES[name].for_steps if steps else PROFILES[name]
     for number in (1, 20):
         encoded = encode_update(make(number, tensors), profile, model_digest=MODEL, round_number=number)
-        assert ratio <= 4 * 64_808 / len(encoded.payload) < 1.7 * ratio
+        assert ratio <= 4 * 64_808 / len(encoded.payload) < 1.9 * ratio  # fewer where positions cluster
 
 
 def test_components_carry_what_is_of_low_rank() -> None:
