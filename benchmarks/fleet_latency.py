@@ -27,8 +27,9 @@ from broker_server.store.models import server_runs
 from compression.errors import BrambleError
 from compression.records import to_plain
 from edge_client.measure.environment import facts
+from edge_client.wire.latency import LatencyReport
 from edge_client.wire.measurement import Measurement, MeasurePlan
-from edge_client.wire.messages import Hello, LatencyReport
+from edge_client.wire.presence import Hello
 
 LOOK_S = 0.2  # between two looks at the ledger
 ALIVE_S = 2.0  # between two looks whether there still is a server

@@ -28,7 +28,7 @@ from edge_client.data import LocalData
 from edge_client.training import LiteRTTrainer, TrainingError
 from edge_client.training.local import train_locally
 from edge_client.training.scaffold import correction, no_variate
-from edge_client.wire.messages import TrainingPlan
+from edge_client.wire.rounds import TrainingPlan
 from edge_client.wire.variates import variate_digest
 
 Step = Callable[[float], None]  # told what share of a round is behind

@@ -19,7 +19,7 @@ from compression.spec import ModelSpec, Weights
 from compression.updates import CodecProfile
 from edge_client.session.blobs import BlobStore
 from edge_client.wire.blobs import BlobRef
-from edge_client.wire.messages import Result, TrainingReport
+from edge_client.wire.rounds import Result, TrainingReport
 
 
 class Aggregation:

@@ -15,7 +15,8 @@ from broker_server.incidents import Incidents
 from broker_server.report.observer import DeviceJoined, DeviceLeft, RunObserver
 from broker_server.rounds.machine import Joined, Left, RunState
 from broker_server.stages import Stages
-from edge_client.wire.messages import Hello, HelloRequest, Message, Presence
+from edge_client.wire.fields import Message
+from edge_client.wire.presence import Hello, HelloRequest, Presence
 
 ASK_S = 2.0  # between requests for a hello that is missing
 

@@ -27,8 +27,9 @@ from compression.tf import quiet
 from edge_client.health import MEGABYTE
 from edge_client.session.blobs import BlobStore
 from edge_client.wire.blobs import Digest
-from edge_client.wire.messages import Number, Result
+from edge_client.wire.fields import Number
 from edge_client.wire.ranges import ActivationRanges, RangesPlan
+from edge_client.wire.rounds import Result
 from edge_client.wire.topics import DeviceName
 
 PLAN, RANGES = "calibration_plan", "calibration_ranges"  # facts in the ledger

@@ -17,8 +17,8 @@ from edge_client.inference.sums import MAX_DESCRIBED
 from edge_client.wire.blobs import BlobRef
 from edge_client.wire.calibration import CalibrationSums
 from edge_client.wire.evaluation import EvaluationSums
-from edge_client.wire.messages import Result, Task, TrainingReport
 from edge_client.wire.ranges import RangesPlan
+from edge_client.wire.rounds import Result, Task, TrainingReport
 
 MAX_STEP = 1e4  # a weight that moved further in one round is no training
 MAX_LOSS = 1e4  # of an example: cross-entropy of float32 probabilities stays below 100

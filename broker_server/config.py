@@ -17,8 +17,8 @@ from compression.sparsity import Schedule
 from compression.spec import Augmentation, Label, Loss, Optimizer
 from compression.updates import PROFILES
 from edge_client.config import ConfigError, read_toml
-from edge_client.wire.messages import GateRule
 from edge_client.wire.ranges import MAX_RANGE_EXAMPLES
+from edge_client.wire.rollout import GateRule
 from edge_client.wire.topics import FleetName
 from provisioning.enrolment.desk import DEVICE_DAYS
 from provisioning.pki.authority import MAX_CERTIFICATE_DAYS

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from compression.spec import ModelSpec, Weights
 from compression.updates import Decoded, decode_update
 from edge_client.wire.blobs import BlobRef
-from edge_client.wire.messages import TrainingReport
+from edge_client.wire.rounds import TrainingReport
 from edge_client.wire.variates import split_payload, variate_digest
 
 KEPT_BYTES = 64 << 20  # 200 updates of 71,000 parameters, or three of five million

@@ -17,7 +17,7 @@ from broker_server.store.latency import DONE, LatencyStore, OrderRow
 from broker_server.store.ledger import Ledger
 from edge_client.session.blobs import BlobStore
 from edge_client.wire.errors import WireError
-from edge_client.wire.messages import LatencyProgress, LatencyReport, LatencyRequest
+from edge_client.wire.latency import LatencyProgress, LatencyReport, LatencyRequest
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,9 @@ from broker_server.stages import Stages
 from broker_server.store.ledger import TaskRow
 from broker_server.uploads import Uploads
 from edge_client.session.blobs import BlobError
-from edge_client.wire.messages import Chunk, Message, Receipt, Result
+from edge_client.wire.chunks import Chunk
+from edge_client.wire.fields import Message
+from edge_client.wire.rounds import Receipt, Result
 
 Tell = Callable[[str, Message], None]
 OnAccepted = Callable[[str, Result], None]

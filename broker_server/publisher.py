@@ -13,9 +13,12 @@ from edge_client.extractors import extractor_blobs
 from edge_client.session.blobs import BlobStore
 from edge_client.session.mqtt import Session, SessionError, packet_bytes
 from edge_client.wire.blobs import CHUNK_BYTES, BlobRef, split
+from edge_client.wire.chunks import BlobRequest, Chunk
 from edge_client.wire.errors import WireError
+from edge_client.wire.fields import Message
 from edge_client.wire.frame import encode
-from edge_client.wire.messages import BlobRequest, Chunk, Message, Release, Task
+from edge_client.wire.rollout import Release
+from edge_client.wire.rounds import Task
 from edge_client.wire.signer import Signer
 from edge_client.wire.topics import CHUNK, MESSAGE, RELEASE, TASK, Topics
 

@@ -14,19 +14,13 @@ from broker_server.rollout.release import Rollout
 from broker_server.rounds.machine import Event, RunState
 from broker_server.traffic import Traffic
 from edge_client.session.mqtt import Incoming, SessionError, packet_bytes
+from edge_client.wire.chunks import BlobRequest, Chunk
 from edge_client.wire.errors import WireError
 from edge_client.wire.frame import Envelope, decode
-from edge_client.wire.messages import (
-    BlobRequest,
-    Chunk,
-    Hello,
-    LatencyProgress,
-    LatencyReport,
-    ModelHealth,
-    Presence,
-    ReleaseReport,
-    Result,
-)
+from edge_client.wire.latency import LatencyProgress, LatencyReport
+from edge_client.wire.presence import Hello, Presence
+from edge_client.wire.rollout import ModelHealth, ReleaseReport
+from edge_client.wire.rounds import Result
 from edge_client.wire.topics import CHUNK, MESSAGE, STATUS, Topics
 
 log = logging.getLogger(__name__)

@@ -10,8 +10,10 @@ from broker_server.cohort import Selection
 from compression.records import Between, Record
 from edge_client.wire.blobs import BlobRef, Digest
 from edge_client.wire.evaluation import EvaluationSums
-from edge_client.wire.messages import DeltaRef, Health, Number, Word
+from edge_client.wire.fields import Number, Word
+from edge_client.wire.presence import Health
 from edge_client.wire.topics import DeviceName
+from edge_client.wire.weights import DeltaRef
 
 
 @dataclass(frozen=True, slots=True)

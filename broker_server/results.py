@@ -34,7 +34,8 @@ from broker_server.stages import CLOSING_BYTES, FINE_TUNING, Stages
 from compression.records import Record, loads, to_plain
 from edge_client.health import architecture
 from edge_client.wire.evaluation import EvaluationSums
-from edge_client.wire.messages import Hello, ReleaseReport
+from edge_client.wire.presence import Hello
+from edge_client.wire.rollout import ReleaseReport
 
 CENTRALISED = "centralised"
 COUNTED = (

@@ -8,7 +8,7 @@ from functools import reduce
 from operator import add
 
 from broker_server.records import ClientRecord, FineTuning, RoundRecord
-from edge_client.wire.messages import Result
+from edge_client.wire.rounds import Result
 
 
 def with_evaluation(record: RoundRecord, results: Mapping[str, Result]) -> RoundRecord:

@@ -6,7 +6,7 @@ from broker_server.config import ModelConfig, ServerConfig, calibrates_on_device
 from broker_server.rounds.machine import Stage
 from compression.records import dumps
 from compression.sparsity import sparsity_after
-from edge_client.wire.messages import TrainingPlan
+from edge_client.wire.rounds import TrainingPlan
 
 
 def stages_of(config: ServerConfig) -> tuple[Stage, ...]:

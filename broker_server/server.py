@@ -57,10 +57,7 @@ from broker_server.uploads import Uploads
 from edge_client.session.blobs import BlobStore
 from edge_client.session.mqtt import ConnectionChange, Session, SessionError
 from edge_client.wire.errors import WireError
-from edge_client.wire.messages import (
-    Result,
-    Task,
-)
+from edge_client.wire.rounds import Result, Task
 from edge_client.wire.topics import AGGREGATOR, Topics
 from provisioning.pki.signing import load_signing_key
 

@@ -43,7 +43,8 @@ from edge_client.data.column_statistics import MAX_STATISTICS_BYTES
 from edge_client.session.blobs import BlobStore
 from edge_client.wire.blobs import BlobRef
 from edge_client.wire.evaluation import MAX_CLASSES, EvaluationSums
-from edge_client.wire.messages import Hello, Result, Task
+from edge_client.wire.presence import Hello
+from edge_client.wire.rounds import Result, Task
 
 log = logging.getLogger(__name__)
 

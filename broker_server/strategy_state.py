@@ -19,8 +19,8 @@ from compression.records import dumps, loads
 from compression.spec import ModelSpec, Weights, pack_weights, unpack_weights
 from compression.updates import CodecProfile
 from edge_client.session.blobs import BlobStore
-from edge_client.wire.messages import WeightsRef
 from edge_client.wire.variates import variate_digest
+from edge_client.wire.weights import WeightsRef
 
 FACT, LINE = "strategy", "control_line"
 

@@ -9,7 +9,7 @@ from broker_server.publisher import Publisher
 from broker_server.records import ClientRecord
 from broker_server.rounds.machine import CloseStage
 from broker_server.store.ledger import Ledger
-from edge_client.wire.messages import Result
+from edge_client.wire.rounds import Result
 
 
 class Traffic:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from broker_server.checks import RefusedError
 from edge_client.session.blobs import BlobError, BlobStore
 from edge_client.wire.blobs import BlobRef
-from edge_client.wire.messages import Chunk, Grant, Result
+from edge_client.wire.chunks import Chunk, Grant
+from edge_client.wire.rounds import Result
 
 SLOTS = 8  # uploads at a time
 SLOT_TIMEOUT_S = 300.0  # without a chunk, ten times what one takes at 4.4 KB/s: someone else's turn

@@ -25,7 +25,7 @@ from compression.spec import (
 from compression.updates import CodecProfile, pack_model, unpack_model, with_feedback
 from edge_client.session.blobs import BlobStore
 from edge_client.versions import stepped
-from edge_client.wire.messages import DeltaRef, WeightsRef
+from edge_client.wire.weights import DeltaRef, WeightsRef
 
 STEP_MANIFEST_BYTES = 330  # one more step in the manifest that every device reads
 STEPS_ANNOUNCED = 2  # a device that missed one round steps along; one that missed more takes the whole

@@ -40,25 +40,17 @@ from edge_client.state import DeviceState
 from edge_client.upgrade.agent import Upgrader
 from edge_client.versions import wanted_blobs
 from edge_client.wire.blobs import BlobRef, split
+from edge_client.wire.chunks import Chunk, Grant
 from edge_client.wire.errors import WireError
+from edge_client.wire.fields import Message
 from edge_client.wire.frame import Envelope, decode, encode
-from edge_client.wire.messages import (
-    Chunk,
-    Grant,
-    Hello,
-    HelloRequest,
-    LatencyRequest,
-    Message,
-    Presence,
-    Receipt,
-    Release,
-    Result,
-    Task,
-    Upgrade,
-    UpgradeReport,
-)
+from edge_client.wire.latency import LatencyRequest
+from edge_client.wire.presence import Hello, HelloRequest, Presence
+from edge_client.wire.rollout import Release
+from edge_client.wire.rounds import Receipt, Result, Task
 from edge_client.wire.signing import Verifier
 from edge_client.wire.topics import CHUNK, MESSAGE, RELEASE, STATUS, TASK, Topics
+from edge_client.wire.upgrade import Upgrade, UpgradeReport
 from edge_client.work import Outcome, TaskCancelledError, Workshop
 
 log = logging.getLogger(__name__)

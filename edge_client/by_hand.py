@@ -24,7 +24,7 @@ from edge_client.training.examples import load_examples
 from edge_client.training.features import ReadFile
 from edge_client.training.local import client_rng, train_locally
 from edge_client.wire.evaluation import EvaluationSums
-from edge_client.wire.messages import TrainingPlan, TrainingReport
+from edge_client.wire.rounds import TrainingPlan, TrainingReport
 from edge_client.wire.update_file import UpdateFile, UpdateHeader
 
 BUNDLE_FILE = "bundle.bin"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edge_client.wire.messages import Health
+    from edge_client.wire.presence import Health
 
 PROC, SYS = Path("/proc"), Path("/sys")
 MEGABYTE = 1e6
@@ -103,7 +103,7 @@ def architecture() -> str:
 
 def health(directory: Path) -> Health:
     """The state of this process and of the disk that holds `directory`."""
-    from edge_client.wire.messages import Health  # noqa: PLC0415 - numpy: seconds that enrolment can spare
+    from edge_client.wire.presence import Health  # noqa: PLC0415 - numpy: seconds that enrolment can spare
 
     celsius = temperature_c()
     return Health(

@@ -33,7 +33,7 @@ from edge_client.session.blobs import BlobError, BlobStore
 from edge_client.state import DeviceState
 from edge_client.versions import wanted_blobs
 from edge_client.wire.blobs import BlobRef, sha256
-from edge_client.wire.messages import ModelSource, Release, ReleaseReport
+from edge_client.wire.rollout import ModelSource, Release, ReleaseReport
 from edge_client.work import Workshop
 
 log = logging.getLogger(__name__)

@@ -35,7 +35,9 @@ from compression.records import Record, RecordError, dumps, loads
 from compression.spec import ModelSpec, SpecError, Weights, pack_weights, unpack_weights, weights_digest
 from edge_client.files import remove_left_overs, sync_directory, write_atomically
 from edge_client.wire.blobs import sha256
-from edge_client.wire.messages import Number, ReleaseReport, Result
+from edge_client.wire.fields import Number
+from edge_client.wire.rollout import ReleaseReport
+from edge_client.wire.rounds import Result
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from compression.updates import PROFILES
 from compression.weights_file import read_weights
 from edge_client.data.source import find_source
 from edge_client.files import write_atomically
-from edge_client.wire.messages import TrainingPlan
+from edge_client.wire.rounds import TrainingPlan
 from edge_client.wire.update_file import UpdateFile
 
 

@@ -8,7 +8,7 @@ from compression.spec import ModelSpec, SpecError, TrainableBundle, Weights, che
 from compression.updates import CodecError, decode_update, unpack_model
 from edge_client.session.blobs import BlobStore
 from edge_client.wire.blobs import BlobRef
-from edge_client.wire.messages import DeltaRef, WeightsRef
+from edge_client.wire.weights import DeltaRef, WeightsRef
 
 
 class TaskError(BrambleError, RuntimeError):

@@ -31,8 +31,9 @@ from edge_client.training.scaffold import correction, no_variate
 from edge_client.versions import TaskError, read_bundle, read_version
 from edge_client.wire.blobs import BlobRef
 from edge_client.wire.evaluation import EvaluationSums
-from edge_client.wire.messages import Result, Task, TrainingPlan, TrainingReport, WeightsRef
+from edge_client.wire.rounds import Result, Task, TrainingPlan, TrainingReport
 from edge_client.wire.variates import variate_digest
+from edge_client.wire.weights import WeightsRef
 
 log = logging.getLogger(__name__)
 

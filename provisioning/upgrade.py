@@ -15,11 +15,12 @@ from compression.errors import BrambleError
 from edge_client.session.address import BrokerAddress
 from edge_client.session.mqtt import ConnectionChange, Incoming, Session, SessionError
 from edge_client.wire.blobs import CHUNK_BYTES, MAX_BLOB_BYTES, BlobRef
+from edge_client.wire.chunks import BlobRequest, Chunk
 from edge_client.wire.errors import WireError
 from edge_client.wire.frame import decode, encode
-from edge_client.wire.messages import BlobRequest, Chunk, Upgrade, UpgradeReport
 from edge_client.wire.signing import Signs
 from edge_client.wire.topics import AGGREGATOR, CHUNK, MESSAGE, Topics
+from edge_client.wire.upgrade import Upgrade, UpgradeReport
 from provisioning.wheelhouse.make import Wheelhouse
 
 ASK_AGAIN_S = 20.0  # a device that is away, or restarts, has not heard

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from broker_server.cohort.base import Candidate
 from broker_server.records import ClientRecord, RoundRecord
-from edge_client.wire.messages import Health, Hello
+from edge_client.wire.presence import Health, Hello
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edge_client.inference.gate import allowed_drop
-from edge_client.wire.messages import GateRule, ModelHealth, ReleaseReport
+from edge_client.wire.rollout import GateRule, ModelHealth, ReleaseReport
 
 MIN_ANSWERS = 10  # below this a share of errors says nothing
 

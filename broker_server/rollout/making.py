@@ -42,7 +42,7 @@ from edge_client.session.blobs import BlobStore
 from edge_client.wire.blobs import BlobRef
 from edge_client.wire.calibration import Answering, CalibrationSums
 from edge_client.wire.evaluation import EvaluationSums
-from edge_client.wire.messages import Release
+from edge_client.wire.rollout import Release
 
 Scores = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]  # probabilities and labels
 

@@ -16,7 +16,7 @@ from broker_server.store.models import ModelStore
 from edge_client.session.blobs import BlobStore
 from edge_client.session.mqtt import SessionError
 from edge_client.wire.errors import WireError
-from edge_client.wire.messages import ModelSource, Release, WatchPlan
+from edge_client.wire.rollout import ModelSource, Release, WatchPlan
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from compression.records import Between, Length, Record, dumps, loads
 from edge_client.extractors import extractor_blobs
 from edge_client.session.blobs import BlobStore
 from edge_client.wire.errors import WireError
-from edge_client.wire.messages import Release
+from edge_client.wire.rollout import Release
 from edge_client.wire.signer import Signer
 from edge_client.wire.signing import Verifier
 

@@ -43,7 +43,8 @@ from broker_server.rollout.registry import ModelRecord, Registry
 from broker_server.stages import Stages
 from broker_server.store.models import ModelStore
 from edge_client.session.blobs import BlobStore
-from edge_client.wire.messages import Hello, ModelHealth, Release, ReleaseReport, WatchPlan
+from edge_client.wire.presence import Hello
+from edge_client.wire.rollout import ModelHealth, Release, ReleaseReport, WatchPlan
 from edge_client.wire.signer import Signer
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 from edge_client.inference.patches import aligned_patches, bsdiff_patch, pack_file
 from edge_client.wire.blobs import BlobRef, sha256
-from edge_client.wire.messages import MAX_SOURCES, ModelSource
+from edge_client.wire.rollout import MAX_SOURCES, ModelSource
 
 BSDIFF_BYTES = 8 << 20  # of both files together: its suffix sort takes about 17 times the old file
 WORTH = 0.95  # of the file's size: a patch that saves less is not worth a manifest

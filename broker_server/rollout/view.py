@@ -17,7 +17,7 @@ from broker_server.rollout.planning import RolloutError, plan_waves
 from broker_server.rollout.registry import ModelRecord, Registry
 from broker_server.store.ledger import Ledger
 from broker_server.store.models import ModelStore
-from edge_client.wire.messages import ModelHealth
+from edge_client.wire.rollout import ModelHealth
 from provisioning.pki.signing import load_signing_key
 
 

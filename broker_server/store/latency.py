@@ -14,8 +14,9 @@ from typing import Annotated
 from broker_server.store.parsed import MAX_RECORD_BYTES
 from compression.records import Between, Length, Record, dumps, loads
 from edge_client.wire.blobs import BlobRef
+from edge_client.wire.fields import MAX_COHORT
+from edge_client.wire.latency import LatencyReport
 from edge_client.wire.measurement import MeasurePlan
-from edge_client.wire.messages import MAX_COHORT, LatencyReport
 from edge_client.wire.topics import DeviceName
 
 SCHEMA = """

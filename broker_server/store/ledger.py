@@ -17,7 +17,9 @@ from typing import IO, TypeVar
 from broker_server.store.parsed import Parsed
 from compression.errors import BrambleError
 from compression.records import Record
-from edge_client.wire.messages import Hello, ReleaseReport, Result, Task
+from edge_client.wire.presence import Hello
+from edge_client.wire.rollout import ReleaseReport
+from edge_client.wire.rounds import Result, Task
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from broker_server.store.parsed import MAX_RECORD_BYTES
 from compression.records import Record, dumps, loads
-from edge_client.wire.messages import Hello
+from edge_client.wire.presence import Hello
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS models (

@@ -23,7 +23,7 @@ from edge_client.inference.slots import ActiveModel, ModelSlots, SlotError
 from edge_client.inference.usage import read_usage
 from edge_client.wire.errors import WireError
 from edge_client.wire.frame import decode
-from edge_client.wire.messages import ModelHealth, Release, WatchPlan
+from edge_client.wire.rollout import ModelHealth, Release, WatchPlan
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from edge_client.inference.latency import Latency, measure_latency
 from edge_client.inference.predictor import PredictionError, Predictor
 from edge_client.inference.trial import try_model
 from edge_client.wire.blobs import sha256
-from edge_client.wire.messages import GateRule
+from edge_client.wire.rollout import GateRule
 
 MAX_REASON = 500
 ROUNDING = 1e-9  # shares are quotients: 0.95 - 0.05 may miss 0.9 by the last bit

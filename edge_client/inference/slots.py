@@ -30,7 +30,7 @@ from compression.spec import MAX_SPEC_BYTES, ModelSpec
 from edge_client.files import sync_directory, write_atomically
 from edge_client.wire.blobs import Digest, sha256
 from edge_client.wire.calibration import Answering
-from edge_client.wire.messages import Number
+from edge_client.wire.fields import Number
 
 log = logging.getLogger(__name__)
 

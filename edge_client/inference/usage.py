@@ -15,7 +15,7 @@ from pathlib import Path
 
 from compression.records import Record, RecordError, dumps, loads
 from edge_client.files import write_atomically
-from edge_client.wire.messages import Number
+from edge_client.wire.fields import Number
 
 log = logging.getLogger(__name__)
 

@@ -31,8 +31,9 @@ from edge_client.session.blobs import BlobStore
 from edge_client.session.downloads import Downloads
 from edge_client.wire.blobs import BlobRef, sha256
 from edge_client.wire.errors import WireError
+from edge_client.wire.fields import Number
+from edge_client.wire.latency import LatencyProgress, LatencyReport, LatencyRequest
 from edge_client.wire.measurement import Measurement, MeasurePlan
-from edge_client.wire.messages import LatencyProgress, LatencyReport, LatencyRequest, Number
 
 log = logging.getLogger(__name__)
 

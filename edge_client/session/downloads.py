@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from edge_client.session.blobs import BlobStore
 from edge_client.wire.blobs import CHUNK_BYTES, BlobRef
-from edge_client.wire.messages import BlobRequest
+from edge_client.wire.chunks import BlobRequest
 
 PATIENCE_S = 0.3  # chunks are broadcast right behind the manifest: wait for them before asking
 SLOWEST_CHUNK_S = 30.0  # a whole chunk at 4.4 KB/s, the slowest link that works: docs/wire.md

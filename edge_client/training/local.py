@@ -10,7 +10,7 @@ import numpy as np
 from compression.spec import Weights
 from edge_client.data import Batch, LocalData, balanced_weights, batches
 from edge_client.training.trainer import Trainer, TrainSums
-from edge_client.wire.messages import TrainingPlan
+from edge_client.wire.rounds import TrainingPlan
 
 Watch = Callable[[Iterator[Batch]], Iterator[Batch]]
 

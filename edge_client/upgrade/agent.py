@@ -25,7 +25,8 @@ from edge_client.upgrade import OUTCOME, STAGED
 from edge_client.upgrade.install import MARK, refusal
 from edge_client.upgrade.package import write_package
 from edge_client.wire.blobs import BlobRef
-from edge_client.wire.messages import Number, Upgrade, UpgradeReport
+from edge_client.wire.fields import Number
+from edge_client.wire.upgrade import Upgrade, UpgradeReport
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from edge_client.upgrade.errors import UpgradeError
 from edge_client.upgrade.package import open_package
 from edge_client.wire.blobs import MAX_BLOB_BYTES
 from edge_client.wire.frame import MAX_FRAME_BYTES
-from edge_client.wire.messages import Upgrade
 from edge_client.wire.signing import Verifier
+from edge_client.wire.upgrade import Upgrade
 
 MARK = "upgrades.json"  # the newest number that was carried out
 PIECE = 1 << 20

@@ -19,9 +19,9 @@ from edge_client.files import sync_directory
 from edge_client.upgrade.errors import UpgradeError
 from edge_client.wire.errors import WireError
 from edge_client.wire.frame import MAX_FRAME_BYTES, decode
-from edge_client.wire.messages import Upgrade
 from edge_client.wire.signing import Verifier
 from edge_client.wire.topics import MESSAGE, Topics
+from edge_client.wire.upgrade import Upgrade
 
 MAGIC = b"BRUP"
 _LENGTH = struct.Struct("<I")

@@ -25,7 +25,8 @@ from dataclasses import dataclass
 from compression.records import RecordError, dumps, loads
 from edge_client.wire.blobs import CHUNK_BYTES
 from edge_client.wire.errors import WireError
-from edge_client.wire.messages import MESSAGE_TYPES, Message
+from edge_client.wire.fields import Message
+from edge_client.wire.messages import MESSAGE_TYPES, TYPE_NUMBERS
 from edge_client.wire.signing import SIGNATURE_BYTES, Signs, Verifier
 from edge_client.wire.topics import PROTOCOL_VERSION
 
@@ -57,7 +58,8 @@ def encode(message: Message, body: bytes = b"", *, topic: str = "", signer: Sign
     fields = dumps(message)
     _check_sizes(type(message), len(fields), len(body))
     flags = _SIGNED if signer else 0
-    header = _HEADER.pack(_MAGIC, PROTOCOL_VERSION, message.TYPE, flags, len(fields), len(body))
+    number = TYPE_NUMBERS[type(message)]
+    header = _HEADER.pack(_MAGIC, PROTOCOL_VERSION, number, flags, len(fields), len(body))
     frame = header + fields + body
     return frame + signer.sign(topic, frame) if signer else frame
 

@@ -11,6 +11,7 @@ from typing import Annotated
 
 from compression.records import Between, Length, Record
 from edge_client.wire.blobs import Digest
+from edge_client.wire.fields import Amount
 
 MAX_SAMPLES = 1000  # of all repeats together: what two results are compared by
 MAX_WITHIN_S = 120.0
@@ -20,7 +21,6 @@ STEADY = 0.9  # the lowest clock over the highest, above which the clock counts 
 COLDEST_C, HOTTEST_C = -60.0, 200.0  # a broken sensor says 255 or -127
 
 Ms = Annotated[float, Between(0, 1e9)]
-Amount = Annotated[float, Between(0, 1e15)]
 Celsius = Annotated[float, Between(COLDEST_C, HOTTEST_C)]
 Count = Annotated[int, Between(0, 1 << 53)]
 Fact = Annotated[str, Length(0, 200)]

@@ -10,7 +10,8 @@ from compression.errors import BrambleError
 from compression.records import Record, RecordError, dumps, loads
 from edge_client.wire.blobs import Digest
 from edge_client.wire.evaluation import EvaluationSums
-from edge_client.wire.messages import CodecName, Number, TrainingReport
+from edge_client.wire.fields import Number
+from edge_client.wire.rounds import CodecName, TrainingReport
 from edge_client.wire.topics import DeviceName
 
 MAX_HEADER_BYTES = 64 * 1024

@@ -17,8 +17,8 @@ from benchmarks.history_page import html
 from benchmarks.output import emit, envelope
 from edge_client.measure.environment import read_environment
 from edge_client.wire.frame import MAX_JSON_BYTES, encode
+from edge_client.wire.latency import LatencyReport
 from edge_client.wire.measurement import MAX_SAMPLES
-from edge_client.wire.messages import LatencyReport
 from tests.broker_server.test_fleet_latency import hello
 from tests.edge_client.measure_cases import BLIND, COOL, PI, TIMINGS, measurement
 

@@ -18,7 +18,7 @@ from broker_server.cohort.oort import Oort
 from broker_server.cohort.resources import ByResources, reliability, speed
 from broker_server.cohort.round_robin import RoundRobin
 from broker_server.records import ClientRecord, RoundRecord
-from edge_client.wire.messages import Health, Hello
+from edge_client.wire.presence import Health, Hello
 from edge_client.wire.summary import DataSummary
 
 FIT = Candidate("a", examples=100, cores=4, free_memory_mb=500.0)

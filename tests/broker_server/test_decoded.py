@@ -8,7 +8,7 @@ from broker_server.decoded import DecodedResult, DecodedResults, decode_result
 from compression.spec import ImageInput, ModelSpec, TensorSpec
 from compression.updates import PROFILES, encode_update
 from edge_client.wire.blobs import BlobRef
-from edge_client.wire.messages import TrainingReport
+from edge_client.wire.rounds import TrainingReport
 
 DIGEST = "ab" * 32
 SPEC = ModelSpec("model", ImageInput(8, 8), ("a", "b"), (TensorSpec("w", (50,)), TensorSpec("b", (2,))))

@@ -16,8 +16,9 @@ from broker_server.store.latency import DONE, LatencyOrder, LatencyStore
 from broker_server.store.ledger import Ledger
 from edge_client.wire.blobs import BlobRef
 from edge_client.wire.errors import WireError
+from edge_client.wire.latency import LatencyProgress, LatencyReport, LatencyRequest
 from edge_client.wire.measurement import MeasurePlan
-from edge_client.wire.messages import Health, Hello, LatencyProgress, LatencyReport, LatencyRequest
+from edge_client.wire.presence import Health, Hello
 from edge_client.wire.summary import DataSummary
 from tests.edge_client.measure_cases import measurement
 

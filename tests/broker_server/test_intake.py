@@ -26,18 +26,11 @@ from edge_client.inference.likeness import feature_count, moments
 from edge_client.session.blobs import BlobStore
 from edge_client.wire.blobs import CHUNK_BYTES, BlobRef, split
 from edge_client.wire.calibration import TEMPERATURES, CalibrationSums
+from edge_client.wire.chunks import Chunk, Grant
 from edge_client.wire.evaluation import EvaluationSums
-from edge_client.wire.messages import (
-    Chunk,
-    Grant,
-    Health,
-    Hello,
-    Message,
-    Receipt,
-    Result,
-    Task,
-    TrainingReport,
-)
+from edge_client.wire.fields import Message
+from edge_client.wire.presence import Health, Hello
+from edge_client.wire.rounds import Receipt, Result, Task, TrainingReport
 from edge_client.wire.summary import DataSummary
 
 SPEC = ModelSpec("m", ImageInput(8, 8), ("a", "b"), (TensorSpec("w", (40, 30)), TensorSpec("b", (30,))))

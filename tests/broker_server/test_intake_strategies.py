@@ -20,7 +20,7 @@ from broker_server.strategies.fedper import FedPer
 from broker_server.strategies.scaffold import CONTROL_SLOT, Scaffold
 from compression.updates import PROFILES, encode_update
 from edge_client.wire.blobs import BlobRef
-from edge_client.wire.messages import Receipt, TrainingReport
+from edge_client.wire.rounds import Receipt, TrainingReport
 from edge_client.wire.variates import variate_digest
 from tests.broker_server.test_intake import NAMES, SPEC, Desk, Stages_again
 

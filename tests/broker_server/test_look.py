@@ -14,7 +14,8 @@ from broker_server.config import load_config
 from broker_server.records import ClientRecord, RoundRecord
 from broker_server.store.ledger import Ledger
 from edge_client.wire.evaluation import EvaluationSums
-from edge_client.wire.messages import Health, Hello, Task
+from edge_client.wire.presence import Health, Hello
+from edge_client.wire.rounds import Task
 from edge_client.wire.summary import DataSummary
 
 

@@ -15,7 +15,7 @@ from broker_server.config import RolloutConfig, ServerConfig
 from broker_server.members import DAY_S, example_limit, members
 from broker_server.rollout.machine import RolloutState
 from edge_client.enrolment.keys import new_key, signing_request
-from edge_client.wire.messages import TrainingReport
+from edge_client.wire.rounds import TrainingReport
 from provisioning.pki.authority import FleetCA
 from tests.broker_server.test_intake import NAMES, Desk, hello
 from tests.broker_server.test_rollout_resume import Servers

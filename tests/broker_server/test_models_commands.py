@@ -27,7 +27,7 @@ from broker_server.store.ledger import Ledger
 from broker_server.store.models import ModelStore
 from compression.records import RecordError, loads
 from edge_client.session.blobs import BlobStore
-from edge_client.wire.messages import ReleaseReport
+from edge_client.wire.rollout import ReleaseReport
 from provisioning.pki.signing import load_signing_key
 from tests.edge_client.agent_cases import release
 from tests.edge_client.inference_cases import brightness_model

@@ -6,7 +6,8 @@ import pytest
 
 from broker_server.store.parsed import Parsed
 from compression.records import RecordError, dumps
-from edge_client.wire.messages import Grant, Receipt
+from edge_client.wire.chunks import Grant
+from edge_client.wire.rounds import Receipt
 
 SHORT, OTHER = (dumps(Receipt(task=number, accepted=True)).decode() for number in (1, 2))
 

@@ -10,10 +10,11 @@ import pytest
 from broker_server.publisher import Publisher
 from edge_client.session.blobs import BlobStore
 from edge_client.versions import wanted_blobs
+from edge_client.wire.chunks import BlobRequest
 from edge_client.wire.errors import WireError
-from edge_client.wire.messages import BlobRequest, DeltaRef, WeightsRef
 from edge_client.wire.signer import Signer
 from edge_client.wire.topics import Topics
+from edge_client.wire.weights import DeltaRef, WeightsRef
 from tests.broker_server.test_intake import Desk
 
 

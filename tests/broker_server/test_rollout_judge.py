@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker_server.rollout.judge import problem_of
-from edge_client.wire.messages import GateRule, ModelHealth, ReleaseReport
+from edge_client.wire.rollout import GateRule, ModelHealth, ReleaseReport
 
 RULE = GateRule(max_accuracy_drop=0.05, max_latency_ms=50.0)
 GATE = ReleaseReport(order=1, version=2, outcome="activated", reason="", accuracy=0.9, examples=100)

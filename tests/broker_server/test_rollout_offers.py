@@ -18,7 +18,8 @@ from edge_client.inference.patches import apply_patch
 from edge_client.session.blobs import BlobStore
 from edge_client.session.mqtt import SessionError
 from edge_client.wire.blobs import BlobRef, sha256
-from edge_client.wire.messages import Message, Release, ReleaseReport
+from edge_client.wire.fields import Message
+from edge_client.wire.rollout import Release, ReleaseReport
 from edge_client.wire.signer import Signer
 from tests.broker_server.test_intake import hello
 from tests.edge_client.agent_cases import release

@@ -19,7 +19,7 @@ from broker_server.rollout.release import CURRENT, Rollout
 from compression.records import dumps
 from edge_client.session.blobs import BlobStore
 from edge_client.session.mqtt import SessionError
-from edge_client.wire.messages import ModelHealth, Release, ReleaseReport
+from edge_client.wire.rollout import ModelHealth, Release, ReleaseReport
 from edge_client.wire.signer import Signer
 from tests.broker_server.test_intake import NAMES, Desk, hello
 from tests.edge_client.agent_cases import release

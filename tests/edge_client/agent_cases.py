@@ -20,17 +20,14 @@ from edge_client.session.address import BrokerAddress
 from edge_client.session.inbox import ConnectionChange, Incoming
 from edge_client.session.mqtt import SessionError
 from edge_client.wire.blobs import BlobRef, split
+from edge_client.wire.chunks import BlobRequest, Chunk
+from edge_client.wire.fields import Message
 from edge_client.wire.frame import decode, encode
-from edge_client.wire.messages import (
-    BlobRequest,
-    Chunk,
-    Message,
-    Release,
-    Task,
-    WeightsRef,
-)
+from edge_client.wire.rollout import Release
+from edge_client.wire.rounds import Task
 from edge_client.wire.signer import Signer
 from edge_client.wire.topics import CHUNK, MESSAGE, RELEASE, TASK, Topics
+from edge_client.wire.weights import WeightsRef
 
 NAME = "pi-1"
 TOPICS = Topics("test")

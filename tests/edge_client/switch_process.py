@@ -29,9 +29,10 @@ from edge_client.session.blobs import BlobStore
 from edge_client.state import DeviceState
 from edge_client.wire.blobs import BlobRef, sha256, split
 from edge_client.wire.frame import decode
-from edge_client.wire.messages import ModelSource, Release, WeightsRef
+from edge_client.wire.rollout import ModelSource, Release
 from edge_client.wire.signing import Verifier
 from edge_client.wire.topics import RELEASE, Topics
+from edge_client.wire.weights import WeightsRef
 from tests.edge_client.inference_cases import SPEC, local_data
 
 TOPIC = Topics("ward").all(RELEASE)

@@ -22,22 +22,11 @@ from edge_client.session.blobs import BlobError
 from edge_client.session.inbox import ConnectionChange, Incoming
 from edge_client.state import DeviceState
 from edge_client.wire.blobs import CHUNK_BYTES, BlobRef, split
+from edge_client.wire.chunks import BlobRequest, Chunk, Grant
 from edge_client.wire.frame import encode
-from edge_client.wire.messages import (
-    BlobRequest,
-    Chunk,
-    Grant,
-    Hello,
-    HelloRequest,
-    ModelHealth,
-    Presence,
-    Receipt,
-    ReleaseReport,
-    Result,
-    Task,
-    TrainingReport,
-    WatchPlan,
-)
+from edge_client.wire.presence import Hello, HelloRequest, Presence
+from edge_client.wire.rollout import ModelHealth, ReleaseReport, WatchPlan
+from edge_client.wire.rounds import Receipt, Result, Task, TrainingReport
 from edge_client.wire.topics import MESSAGE, RELEASE
 from edge_client.work import Outcome, TaskCancelledError
 from tests.edge_client.agent_cases import (

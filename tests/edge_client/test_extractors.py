@@ -12,7 +12,7 @@ from compression.updates import pack_model
 from edge_client.extractors import extractor_blobs, put_extractor, read_extractor
 from edge_client.session.blobs import BlobError, BlobStore
 from edge_client.wire.blobs import BlobRef
-from edge_client.wire.messages import Receipt
+from edge_client.wire.rounds import Receipt
 from tests.edge_client.agent_cases import UP, WEIGHTS, Case, bundle_of, release, task
 
 FILE = np.random.default_rng(0).bytes(300_000)  # three chunks

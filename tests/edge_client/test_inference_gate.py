@@ -15,7 +15,7 @@ from edge_client.inference.latency import measure_latency
 from edge_client.inference.predictor import PredictionError, Predictor
 from edge_client.inference.trial import try_model
 from edge_client.wire.blobs import sha256
-from edge_client.wire.messages import GateRule
+from edge_client.wire.rollout import GateRule
 from tests.edge_client.inference_cases import (
     SHAPE,
     SPEC,

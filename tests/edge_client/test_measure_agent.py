@@ -20,8 +20,8 @@ from edge_client.session.downloads import Downloads
 from edge_client.wire.blobs import BlobRef, sha256
 from edge_client.wire.errors import WireError
 from edge_client.wire.frame import encode
+from edge_client.wire.latency import LatencyProgress, LatencyReport, LatencyRequest
 from edge_client.wire.measurement import Measurement, MeasurePlan
-from edge_client.wire.messages import LatencyProgress, LatencyReport, LatencyRequest
 from edge_client.wire.topics import MESSAGE
 from tests.edge_client.agent_cases import NAME, TOPICS, UP, Case, Incoming, task
 from tests.edge_client.inference_cases import SPEC

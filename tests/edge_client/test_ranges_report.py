@@ -17,8 +17,8 @@ from edge_client.session.blobs import BlobError, BlobStore
 from edge_client.state import DeviceState
 from edge_client.versions import TaskError
 from edge_client.wire.blobs import BlobRef
-from edge_client.wire.messages import Task
 from edge_client.wire.ranges import ActivationRanges, RangesPlan
+from edge_client.wire.rounds import Task
 from edge_client.work import TaskCancelledError, Workshop
 
 COLUMNS = ("a", "b")

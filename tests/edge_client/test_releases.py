@@ -18,7 +18,7 @@ from edge_client.session.blobs import BlobError, BlobStore
 from edge_client.state import DeviceState
 from edge_client.training.examples import Examples
 from edge_client.wire.blobs import BlobRef, sha256
-from edge_client.wire.messages import ModelSource, Release, ReleaseReport
+from edge_client.wire.rollout import ModelSource, Release, ReleaseReport
 from tests.edge_client.agent_cases import SPEC, WEIGHTS, bundle_of, release
 
 

@@ -12,7 +12,7 @@ from compression.spec import ImageInput, ModelSpec, TensorSpec, weights_digest
 from edge_client.files import write_atomically
 from edge_client.state import DeviceState, Memory, StateError
 from edge_client.wire.blobs import BlobRef
-from edge_client.wire.messages import Result
+from edge_client.wire.rounds import Result
 
 SPEC = ModelSpec("m", ImageInput(8, 8), ("a", "b"), (TensorSpec("w", (2, 3)),))
 

@@ -18,7 +18,7 @@ from edge_client.inference.live import LiveModel
 from edge_client.inference.slots import FOLDER, ModelSlots
 from edge_client.wire.blobs import BlobRef
 from edge_client.wire.frame import encode
-from edge_client.wire.messages import GateRule, Release
+from edge_client.wire.rollout import GateRule, Release
 from edge_client.wire.signer import Signer
 from tests.edge_client.inference_cases import SHAPE, SPEC, brightness_model, probability_bright
 from tests.edge_client.switch_process import (

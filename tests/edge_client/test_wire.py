@@ -10,17 +10,13 @@ from hypothesis import strategies as st
 
 from compression.records import RecordError, dumps
 from edge_client.wire.blobs import CHUNK_BYTES, BlobRef, sha256, split
+from edge_client.wire.chunks import Chunk
 from edge_client.wire.errors import WireError
 from edge_client.wire.evaluation import EvaluationSums
 from edge_client.wire.frame import MAX_BODY_BYTES, MAX_FRAME_BYTES, decode, encode
-from edge_client.wire.messages import (
-    MESSAGE_TYPES,
-    Chunk,
-    Presence,
-    Receipt,
-    Result,
-    Task,
-)
+from edge_client.wire.messages import MESSAGE_TYPES
+from edge_client.wire.presence import Presence
+from edge_client.wire.rounds import Receipt, Result, Task
 from edge_client.wire.signer import Signer
 from edge_client.wire.signing import Verifier
 from edge_client.wire.topics import Topics

@@ -14,8 +14,10 @@ import pytest
 
 from compression.records import Constraint, Length, Matches, Record
 from edge_client.wire import topics
+from edge_client.wire.fields import Message
 from edge_client.wire.frame import decode, encode
-from edge_client.wire.messages import MESSAGE_TYPES, Message, Presence
+from edge_client.wire.messages import MESSAGE_TYPES, TYPE_NUMBERS
+from edge_client.wire.presence import Presence
 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "wire.md").read_text(encoding="utf-8")
 PACKAGES = "edge_client|broker_server|compression"
@@ -97,7 +99,7 @@ def section(name: str) -> str:
 @pytest.mark.parametrize("cls", MESSAGE_TYPES.values(), ids=lambda cls: cls.__name__)
 def test_every_message_has_its_heading(cls: type[Message]) -> None:
     extras = ("" if cls.SIGNED else "not ") + "signed, " + ("may have a" if cls.HAS_BODY else "no") + " body"
-    assert f"### {cls.__name__}: type {cls.TYPE}, {extras}\n" in DOCUMENT
+    assert f"### {cls.__name__}: type {TYPE_NUMBERS[cls]}, {extras}\n" in DOCUMENT
 
 
 @pytest.mark.parametrize("cls", every_record().values(), ids=lambda cls: cls.__name__)

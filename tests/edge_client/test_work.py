@@ -16,7 +16,7 @@ from edge_client.session.blobs import BlobError, BlobStore
 from edge_client.state import DeviceState
 from edge_client.versions import TaskError, read_bundle, wanted_blobs
 from edge_client.wire.blobs import BlobRef
-from edge_client.wire.messages import DeltaRef, WeightsRef
+from edge_client.wire.weights import DeltaRef, WeightsRef
 from edge_client.work import Workshop
 from tests.edge_client.agent_cases import SPEC, bundle_of
 

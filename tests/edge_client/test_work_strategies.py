@@ -10,8 +10,9 @@ import pytest
 from compression.spec import ModelSpec, TrainableBundle, weights_digest
 from compression.updates import decode_update, pack_model
 from edge_client.training.scaffold import correction, moved, no_variate, variate_change
-from edge_client.wire.messages import Task, WeightsRef
+from edge_client.wire.rounds import Task
 from edge_client.wire.variates import split_payload, variate_digest
+from edge_client.wire.weights import WeightsRef
 from edge_client.work import Outcome, Workshop
 from tests.edge_client.test_work_training import PLAN, Program, delta_of, device, never, program
 

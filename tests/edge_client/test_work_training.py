@@ -19,7 +19,8 @@ from edge_client.session.blobs import BlobStore
 from edge_client.state import DeviceState
 from edge_client.training import examples
 from edge_client.versions import TaskError
-from edge_client.wire.messages import Task, TrainingPlan, WeightsRef
+from edge_client.wire.rounds import Task, TrainingPlan
+from edge_client.wire.weights import WeightsRef
 from edge_client.work import TaskCancelledError, Workshop
 
 COLUMNS = ("a", "b", "c")

@@ -32,7 +32,8 @@ from edge_client.session.blobs import BlobError, BlobStore
 from edge_client.state import DeviceState
 from edge_client.training import features
 from edge_client.training.feature_cache import FeatureCache
-from edge_client.wire.messages import Task, TrainingPlan, WeightsRef
+from edge_client.wire.rounds import Task, TrainingPlan
+from edge_client.wire.weights import WeightsRef
 from edge_client.work import TaskCancelledError, Workshop
 from tests.broker_server.tiny_backbone import FEATURES, HEAD, MODEL, use_tiny_backbone, write_pictures
 

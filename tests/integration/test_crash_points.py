@@ -26,7 +26,8 @@ from broker_server.run_plan import stages_of
 from edge_client.config import load_config as load_device
 from edge_client.session.address import BrokerAddress
 from edge_client.wire.frame import encode
-from edge_client.wire.messages import Presence, Result
+from edge_client.wire.presence import Presence
+from edge_client.wire.rounds import Result
 from edge_client.wire.topics import MESSAGE, STATUS, Topics
 from provisioning.pki.authority import FleetCA
 from provisioning.pki.identity import ensure_identity

@@ -30,7 +30,7 @@ from edge_client.inference.slots import FOLDER, ModelSlots
 from edge_client.session.blobs import BlobStore
 from edge_client.training.feature_cache import FeatureCache
 from edge_client.wire.evaluation import EvaluationSums
-from edge_client.wire.messages import Task
+from edge_client.wire.rounds import Task
 from provisioning.pki.signing import load_signing_key
 from tests.broker_server.tiny_backbone import FEATURES, HEAD, MODEL, use_tiny_backbone, write_pictures
 from tests.integration.faults import Faults

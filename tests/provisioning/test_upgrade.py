@@ -24,8 +24,8 @@ from edge_client.upgrade.agent import FOLDER, PACKAGE, Upgrader
 from edge_client.upgrade.errors import UpgradeError
 from edge_client.upgrade.install import install_package
 from edge_client.upgrade.package import write_package
-from edge_client.wire.messages import Upgrade, UpgradeReport
 from edge_client.wire.signer import Signer
+from edge_client.wire.upgrade import Upgrade, UpgradeReport
 from provisioning.cli import main
 from provisioning.pki.authority import FleetCA
 from provisioning.pki.signing import create_signing_key
