@@ -27,6 +27,7 @@ from edge_client.inference.patches import aligned_patches
 from edge_client.releases import Installer
 from edge_client.session.blobs import BlobStore
 from edge_client.state import DeviceState
+from edge_client.training.examples import Examples
 from edge_client.wire.blobs import BlobRef, sha256, split
 from edge_client.wire.frame import decode
 from edge_client.wire.rollout import ModelSource, Release
@@ -76,10 +77,10 @@ class Shop:
     def __init__(self, blobs: BlobStore) -> None:
         self._blobs = blobs
 
-    def open(self, ref: BlobRef) -> tuple[Any, Any]:
+    def open(self, ref: BlobRef, *_: object) -> tuple[Any, Any]:
         spec = TrainableBundle.from_bytes(self._blobs.read(ref)).spec
         data = local_data([10, 20, 30, 40, 200, 210, 220, 230], [0] * 4 + [1] * 4)
-        return SimpleNamespace(spec=spec, set_weights=lambda _: None), data
+        return SimpleNamespace(spec=spec, set_weights=lambda _: None), Examples(data, data)
 
     def weights(self, ref: WeightsRef, _spec: ModelSpec) -> bytes:
         return self._blobs.read(ref.full)

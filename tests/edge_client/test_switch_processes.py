@@ -53,7 +53,8 @@ class Device:
         (self.state / KEY_FILE).write_text(self.signer.public_hex)
         for data in (GOOD, BETTER, bundle_of(), bundle_of(OTHER), FULL):
             self.serve(data)
-        assert json.loads(self.receive(release(5, GOOD)))["outcome"] == "activated"
+        got = json.loads(self.receive(release(5, GOOD)))
+        assert got["outcome"] == "activated", got
 
     def serve(self, data: bytes, *, instead_of: bytes | None = None) -> None:
         (self._served / BlobRef.of(data if instead_of is None else instead_of).digest).write_bytes(data)
