@@ -211,7 +211,8 @@ class Stages:
             task = replace(task, kind="statistics", columns=columns)
         elif stage.kind == "calibrate":
             plan = self.calibrating.plan(self.bundle.spec.whole, self.versions)
-            task = replace(task, kind="calibrate", bundle=self._ref, ranges=plan)
+            extractor = self.frozen.manifest  # for the release: what no task names, devices throw away
+            task = replace(task, kind="calibrate", bundle=self._ref, extractor=extractor, ranges=plan)
         else:
             trains = stage.kind == "train"
             task = replace(

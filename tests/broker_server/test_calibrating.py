@@ -10,10 +10,12 @@ import pytest
 from broker_server.calibrating import PLAN, PlanRecord
 from broker_server.calibration import CalibrationError, read_report
 from broker_server.config import DataConfig, ModelConfig, ReleaseConfig, ServerConfig, chosen_calibration
+from broker_server.frozen import EXTRACTOR
 from broker_server.rounds.machine import CloseStage, Stage
 from broker_server.run_plan import stages_of
 from broker_server.strategies.fedper import FedPer
 from compression.records import RecordError, dumps
+from edge_client.extractors import put_extractor
 from edge_client.wire.blobs import BlobRef
 from edge_client.wire.ranges import ActivationRanges, RangesPlan
 from tests.broker_server.test_intake import NAMES, Desk, sums
@@ -57,6 +59,13 @@ def test_the_task_names_the_program_and_devices_are_sent_it(desk: Calibration) -
     assert desk.task.kind == "calibrate" and desk.task.ranges == desk.plan
     assert desk.task.weights is None  # nobody needs them for it
     assert desk.stages.broadcast(desk.task) == [desk.plan.program]
+
+
+def test_a_transfer_models_devices_keep_its_extractor_for_the_release(desk: Calibration) -> None:
+    manifest = put_extractor(desk.stages.artefacts, b"a frozen network")
+    desk.stages.ledger.set_fact(EXTRACTOR, dumps(manifest).decode())
+    task = desk.stages.make_task(CALIBRATE, NAMES, ())
+    assert task.extractor == manifest  # a device removes what neither task nor release names
 
 
 def test_the_widest_of_the_reports_is_kept_with_the_names_of_who_took_part(desk: Calibration) -> None:
