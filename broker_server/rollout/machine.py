@@ -254,6 +254,7 @@ def _without(state: RolloutState, device: str) -> RolloutState:
         taken={name: why for name, why in state.taken.items() if name != device},
         failed={name: why for name, why in state.failed.items() if name != device},
         sent_back=tuple(name for name in state.sent_back if name != device),
+        heard=tuple(name for name in state.heard if name != device),
     )
 
 

@@ -189,6 +189,15 @@ def test_a_device_that_is_gone_is_in_no_share() -> None:
     assert course.state.waves == (("a", "b", "c"), ("e", "f"), ("g", "h", "i", "j", "d"))
 
 
+def test_a_device_that_is_back_has_to_say_anew_how_it_does() -> None:
+    course = Course(state=replace(START, waves=(("a",), ("b", "c")), wave=1))
+    course.take("a")
+    course.tell(Taken("b"), Heard("b"), Gone("b"), Added("b"), Taken("b"))
+    assert course.state.heard == ("a",)
+    course.tell(Heard("b"))
+    assert course.state.heard == ("a", "b")
+
+
 def test_what_a_revoked_device_said_does_not_count() -> None:
     course = Course()
     assert course.tell(Failed("a", "x"), Gone("a"), Failed("b", "x")) != []  # 1 of 3 is more than 0.25
