@@ -245,7 +245,7 @@ class Measurer:
         (self._folder / MODEL).unlink(missing_ok=True)
         if self._wanted is not None:
             self._downloads.forget(self._wanted)
-            self._blobs.path(self._wanted.digest).unlink(missing_ok=True)
+            self._blobs.remove(self._wanted.digest)
         self._asked = self._wanted = None
 
     def _end_process(self) -> None:

@@ -89,6 +89,11 @@ class BlobStore:
             return True
         return False
 
+    def remove(self, digest: str) -> None:
+        """Remove a blob, finished or not, if it is here."""
+        shutil.rmtree(self._directory / f"{digest}.parts", ignore_errors=True)
+        self.path(digest).unlink(missing_ok=True)
+
     def keep_only(self, digests: Iterable[str]) -> None:
         """Remove every blob, finished or not, that is not named."""
         wanted = set(digests)

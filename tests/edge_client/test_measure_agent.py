@@ -17,7 +17,7 @@ from edge_client.measure.agent import FOLDER, MODEL, Measurer
 from edge_client.measure.errors import MeasureError, UnrunnableError
 from edge_client.session.blobs import BlobStore
 from edge_client.session.downloads import Downloads
-from edge_client.wire.blobs import BlobRef, sha256
+from edge_client.wire.blobs import CHUNK_BYTES, BlobRef, sha256
 from edge_client.wire.errors import WireError
 from edge_client.wire.frame import encode
 from edge_client.wire.latency import LatencyProgress, LatencyReport, LatencyRequest
@@ -203,6 +203,18 @@ def test_a_request_that_expires_while_it_waits_is_refused(device: Device) -> Non
     device.now = LATER + 1
     reason = refusal(device.measurer.advance(0.0, busy))
     assert reason == "expired before it could be measured: it has a task: train"
+
+
+def test_of_a_file_that_came_in_part_only_nothing_is_left(device: Device) -> None:
+    data = bytes(range(256)) * (CHUNK_BYTES // 128)
+    ref = BlobRef.of(data)
+    device.measurer.on_request(request(model=ref))
+    assert device.measurer.advance(0.0) == said("fetching")
+    device.downloads.on_chunk(ref.digest, 0, data[:CHUNK_BYTES], 0.0)
+    assert list(device.blobs.path("").rglob("0"))
+    device.now = LATER + 1
+    assert "expired" in refusal(device.measurer.advance(0.0))
+    assert list(device.blobs.path("").iterdir()) == []
 
 
 def test_a_replayed_request_is_refused_once(device: Device) -> None:
