@@ -57,6 +57,7 @@ class FleetLatency:
         self._files = measured_files(config)
         self._work: _Work | None = None
         self._look_at = 0.0
+        self._tidy()
 
     @property
     def busy(self) -> bool:
@@ -111,6 +112,7 @@ class FleetLatency:
             return None
         if problem := self._problem(row, now):
             self._store.end(row.number, problem)
+            self._tidy()
             return None
         known = self._ledger.devices()
         with self._ledger.transaction():
@@ -177,9 +179,10 @@ class FleetLatency:
         return work if work is not None and work.row.number == number and device in work.open else None
 
     def _end(self) -> None:
-        ended, self._work = self._work, None
-        following = self._store.waiting()
-        if ended is None or (model := ended.row.order.model) is None:
-            return
-        if following is None or following.order.model != model:
-            self._files.path(model.digest).unlink(missing_ok=True)
+        self._work = None
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Remove what only orders that are over wanted measured, also those that were called off unheard."""
+        for digest in self._store.spent_files():
+            self._files.path(digest).unlink(missing_ok=True)

@@ -89,6 +89,14 @@ class LatencyStore:
         query = "UPDATE latency_orders SET answer = ? WHERE number = ? AND answer IS NULL"
         self._db.execute(query, (answer, number))
 
+    def spent_files(self) -> set[str]:
+        """Digests of the files that orders which are over name, and no order that is not."""
+        named: dict[bool, set[str]] = {True: set(), False: set()}
+        for text, over in self._db.execute("SELECT order_text, answer IS NOT NULL FROM latency_orders"):
+            order = loads(LatencyOrder, text.encode(), max_bytes=MAX_RECORD_BYTES)
+            named[bool(over)] |= {order.model.digest} if order.model else set()
+        return named[True] - named[False]
+
     def ask(self, number: int, devices: Iterable[str]) -> None:
         """These are asked; those that were before, stay as they are."""
         rows = [(number, device) for device in devices]

@@ -194,6 +194,30 @@ def test_a_file_that_the_next_order_needs_too_is_kept(case: Case) -> None:
     assert measured_files(case.config).has(ref)
 
 
+def test_a_file_that_a_later_order_needs_is_kept_through_another_order(case: Case) -> None:
+    case.join("pi-1")
+    ref = measured_files(case.config).put(FILE)
+    first, second, third = case.order(model=ref), case.order(), case.order(model=ref)
+    for number, digest in ((first, ref.digest), (second, "0" * 64), (third, ref.digest)):
+        case.tick()
+        case.answers("pi-1", number, digest)
+        case.tick()
+        assert case.store.answer(number) == DONE
+    assert not measured_files(case.config).has(ref)
+
+
+def test_the_file_of_an_order_that_was_never_taken_up_is_removed(case: Case) -> None:
+    case.join("pi-1")
+    late = measured_files(case.config).put(FILE)
+    case.order(model=late)
+    case.tick(seconds=61.0)
+    assert not measured_files(case.config).has(late)
+    called_off = measured_files(case.config).put(FILE)
+    case.store.end(case.order(model=called_off), "called off")  # while no server ran
+    case.restart()
+    assert not measured_files(case.config).has(called_off)
+
+
 @pytest.mark.parametrize("outcome", ["measured", "refused"])
 def test_figures_come_with_success_and_with_nothing_else(case: Case, outcome: Any) -> None:
     case.join("pi-1")
