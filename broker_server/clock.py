@@ -15,3 +15,8 @@ _BEGAN = time.time() - time.clock_gettime(_PASSING)
 def now() -> float:
     """Seconds since 1970, never going back in one process; another one may have begun with another clock."""
     return _BEGAN + time.clock_gettime(_PASSING)
+
+
+def wall() -> float:
+    """Seconds since 1970 as other processes and devices count them now; people may set it."""
+    return time.time()

@@ -38,13 +38,10 @@ class _Work:
     """One order while it is carried out."""
 
     row: OrderRow
+    ends: float  # by the server's clock, which nobody sets
     open: set[str]  # devices that have not answered
     away_since: dict[str, float]
     asked: dict[str, float] = field(default_factory=dict)  # when each was asked last
-
-    @property
-    def expires(self) -> float:
-        return self.row.at + self.row.order.wait_s
 
 
 class FleetLatency:
@@ -110,7 +107,8 @@ class FleetLatency:
         row = self._store.waiting()
         if row is None:
             return None
-        if problem := self._problem(row, now):
+        left_s = row.expires - clock.wall()  # whoever gave the order has another process's clock
+        if problem := self._problem(row, left_s):
             self._store.end(row.number, problem)
             self._tidy()
             return None
@@ -123,11 +121,11 @@ class FleetLatency:
         for device in waiting - online:
             self._store.note(row.number, device, "away", AWAY)
         log.info("request %d: %d devices are asked", row.number, len(waiting))
-        return _Work(row, waiting, dict.fromkeys(waiting - online, now))
+        return _Work(row, now + left_s, waiting, dict.fromkeys(waiting - online, now))
 
-    def _problem(self, row: OrderRow, now: float) -> str:
+    def _problem(self, row: OrderRow, left_s: float) -> str:
         order, known = row.order, self._ledger.devices()
-        if now > row.at + order.wait_s:
+        if left_s < 0:
             return "its time was up before a server came"
         if not known:
             return "no device has ever joined this fleet"
@@ -141,7 +139,7 @@ class FleetLatency:
         return LatencyRequest(
             fleet=self._fleet,
             number=work.row.number,
-            expires=int(work.expires),
+            expires=int(work.row.expires),
             model=work.row.order.model,
             plan=work.row.order.plan,
         )
@@ -162,7 +160,7 @@ class FleetLatency:
 
     def _over(self, work: _Work, online: frozenset[str], now: float) -> bool:
         """Whether nobody is waited for any more; who is there and said nothing gets the reason."""
-        if now <= work.expires and any(
+        if now <= work.ends and any(
             device in online or self._may_return(work, device, now) for device in work.open
         ):
             return False

@@ -54,6 +54,11 @@ class OrderRow:
     at: float  # seconds since 1970
     order: LatencyOrder
 
+    @property
+    def expires(self) -> float:
+        """When its time is up, in seconds since 1970."""
+        return self.at + self.order.wait_s
+
 
 class LatencyStore:
     """The tables, on a connection of the ledger's file."""

@@ -52,8 +52,9 @@ class Case:
             rounds=RoundsConfig(grace_s=GRACE_S),
         )
         self.ledger, self.store = ledger, LatencyStore(ledger.connection)
-        self.now = 1_000_000.0
+        self.now, self.set_by = 1_000_000.0, 0.0  # seconds by which somebody has set the machine's clock
         patch.setattr("broker_server.fleet_latency.clock.now", lambda: self.now)
+        patch.setattr("broker_server.fleet_latency.clock.wall", lambda: self.now + self.set_by)
         self.restart()
 
     def restart(self) -> None:
@@ -65,7 +66,7 @@ class Case:
             self.ledger.keep_hello(device, hello(), self.now)
 
     def order(self, **fields: Any) -> int:
-        return self.store.give(LatencyOrder(wait_s=60.0, **fields), self.now)
+        return self.store.give(LatencyOrder(wait_s=60.0, **fields), self.now + self.set_by)
 
     def tick(self, online: frozenset[str] = HERE, seconds: float = 1.0) -> list[tuple[str, LatencyRequest]]:
         """Let time pass; who is asked now."""
@@ -259,6 +260,19 @@ def test_an_order_whose_time_was_up_before_a_server_came_asks_nobody(case: Case)
     number = case.order()
     assert case.tick(seconds=61.0) == []
     assert case.store.answer(number) == "its time was up before a server came"
+
+
+@pytest.mark.parametrize("set_by", [-3_600.0, 3_600.0])
+def test_a_clock_that_was_set_since_the_server_began_changes_no_waiting(case: Case, set_by: float) -> None:
+    case.join("pi-1")
+    case.set_by = set_by
+    number = case.order()
+    ((_, request),) = case.tick()
+    assert request.expires == int(1_000_060.0 + set_by)  # devices have the right time
+    case.tick(seconds=58.0)
+    assert case.store.answer(number) is None
+    case.tick(seconds=2.0)
+    assert case.store.answer(number) == DONE
 
 
 def test_an_order_that_is_called_off_is_left_at_once(case: Case) -> None:
