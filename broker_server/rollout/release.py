@@ -387,8 +387,8 @@ class Rollout:
         self._publish()
 
     def _publish(self) -> None:
-        if self._release is None or self._state is None:
-            return
+        if self._release is None or self._state is None or not self._state.offered:
+            return  # a release without a cohort is everyone's
         self._published = clock.now()
         broadcast = is_wide(self._state.offered, self._ledger.devices())
         self._offers.to_everyone(self._for_now(self._release, self._state), broadcast=broadcast)
