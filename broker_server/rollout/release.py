@@ -1,14 +1,14 @@
 """The fleet's models led from the server: rollouts, rollbacks, pins, and what devices say of them.
 
-The machine (`broker_server.rollout.machine`) decides; this module has published what it commands, tells it
-what devices report, and keeps both in the ledger, so that a server that is killed goes on where it was.
+The machine (`broker_server.rollout.machine`) decides; this module tells it what devices report and has done
+what it commands. Both are kept (`.standing`), so that a server that is killed goes on where it was; what the
+fleet is told is in `.publication`, what one device is told by itself in `.directions`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from broker_server import clock
@@ -16,6 +16,7 @@ from broker_server.config import ServerConfig
 from broker_server.members import members
 from broker_server.publisher import Publisher
 from broker_server.report.observer import Note, ReleaseResult, RunObserver
+from broker_server.rollout.directions import Directions
 from broker_server.rollout.judge import problem_of
 from broker_server.rollout.machine import (
     Added,
@@ -37,9 +38,11 @@ from broker_server.rollout.machine import (
     step,
 )
 from broker_server.rollout.making import ModelMaker
-from broker_server.rollout.offers import Offers, is_wide
+from broker_server.rollout.offers import Offers
 from broker_server.rollout.planning import RolloutError, plan_waves
+from broker_server.rollout.publication import Publication
 from broker_server.rollout.registry import ModelRecord, Registry
+from broker_server.rollout.standing import Standing
 from broker_server.stages import Stages
 from broker_server.store.models import ModelStore
 from edge_client.session.blobs import BlobStore
@@ -49,8 +52,6 @@ from edge_client.wire.signer import Signer
 
 log = logging.getLogger(__name__)
 
-CURRENT = "model_current"  # fact: the version that every device should have
-REPUBLISH_S = 10.0  # while reports are missing: a device answers again from what it remembers
 COUNT_S = 10.0  # between looks at who still counts
 LOOKS = 5  # that a device takes at its model in one observation
 SHORTEST_LOOK_S = 0.1
@@ -82,50 +83,33 @@ class Rollout:
         self.maker = ModelMaker(config, stages, models)
         self._offers = Offers(stages.ledger, self.store, self.registry, models, publisher)
         self._rules = _rules(config)
-        self._number = 0
-        self._state: RolloutState | None = None
-        self._release: Release | None = None  # as published last: of the rollout, or the rollback after it
-        self._heard: set[str] = set()  # devices that have answered it
-        self._directed: dict[str, float] = {}  # devices that were told by themselves, and until when we wait
+        self._standing = Standing(stages.ledger, self.store)
+        parts = stages.ledger, self.store, self._offers, self._standing
+        self._publication = Publication(*parts, self._rules)
+        self._directions = Directions(*parts, self._rules.decide_s, self.note)
         self._greeted: set[str] = set()  # devices that were looked at since this server began
-        self._published = self._counted = 0.0
-        self._deadline = self._grace_ends = 0.0  # for the answers to a rollback
-        self._withdrawn = False  # the retained offer of a first version that was taken back
-        if (last := self.store.last_rollout(RolloutState, Release)) is not None:
-            self._number, state, self._release = last
-            # the clock may have been set back since: what began in the future would never be over
-            self._state = replace(state, since=min(state.since, clock.now()))
-            log.info("model %d: %s", state.version, state.phase)
+        self._counted = 0.0
 
     # ---- where it stands ----
 
     @property
     def current(self) -> int:
         """The version that the fleet should have; 0 before the first."""
-        return int(self._ledger.fact(CURRENT) or 0)
+        return self._standing.current
 
     @property
     def state(self) -> RolloutState | None:
         """The newest rollout; None before the first."""
-        return self._state
+        return self._standing.state
 
     @property
     def at_work(self) -> RolloutState | None:
         """The newest rollout if it is not over."""
-        return self._state if self._state is not None and not self._state.over else None
+        return self._standing.at_work
 
     def busy(self, online: frozenset[str]) -> bool:
         """Whether the server is still needed: a wave is at work, or somebody has not answered."""
-        if any(device in online and clock.now() < until for device, until in self._directed.items()):
-            return True
-        if self._state is None:
-            return False
-        if self._state.phase in ("offering", "observing"):
-            return True
-        if self._state.phase != "rolled-back" or clock.now() > self._deadline:
-            return False
-        missing = frozenset(self._state.offered) - self._heard
-        return bool(missing if clock.now() < self._grace_ends else missing & online)
+        return self._directions.awaited(online) or self._publication.awaited(online)
 
     # ---- what somebody wants ----
 
@@ -147,19 +131,16 @@ class Rollout:
 
     def start(self, record: ModelRecord, online: frozenset[str]) -> None:
         """Begin the rollout of a version; one at work is left where it is."""
-        if self.at_work is not None:
-            ended = replace(self.at_work, phase="superseded", reason=f"model {record.version} came")
-            self.store.update_rollout(self._number, ended)
+        self._standing.supersede(record.version)
         here = members(self._ledger, self._config, present=online)
         devices = here - frozenset(self.store.pins())
         plan = self._config.rollout
         waves = plan_waves(record.version, devices, plan.canary, plan.stages, online=online)
         every_s = max(SHORTEST_LOOK_S, plan.observe_s / LOOKS)
         watch = WatchPlan(seconds=plan.observe_s * len(waves), every_s=every_s)
-        self._state = RolloutState(version=record.version, waves=waves, back_to=self.current)
-        self._release = self._offers.make(record, watch=watch)
-        self._number = self.store.keep_rollout(self._state, record.version, self._release)
-        self._heard, self._withdrawn = set(), False
+        state = RolloutState(version=record.version, waves=waves, back_to=self.current)
+        self._standing.begin(state, self._offers.make(record, watch=watch))
+        self._publication.begin()
         sizes = ", ".join(str(len(wave)) for wave in waves)
         self.note(f"model {record.version} goes out to waves of {sizes} devices")
         self.feed(Begun())
@@ -175,27 +156,13 @@ class Rollout:
             since=clock.now(),
             reason=reason,
         )
-        self._release = self._offers.make(self.registry.get(back_to), rollback=True)
-        self._state = state
-        self._number = self.store.keep_rollout(state, state.version, self._release)
-        self._ledger.set_fact(CURRENT, str(back_to))
-        self._expect_answers()
+        self._standing.begin(state, self._offers.make(self.registry.get(back_to), rollback=True))
+        self._standing.settle(back_to)
+        self._publication.expect_answers()
 
     def put_right(self, device: str, hello: Hello) -> None:
-        """Tell a device that has another version than it should; one that it refused it is not told again.
-
-        A device of a rollout at work is left to its wave: a newer order would make that one a replay to it.
-        """
-        pins, state = self.store.pins(), self.at_work
-        if state is not None and device not in pins and any(device in wave for wave in state.waves):
-            return
-        wanted = pins.get(device, self.current)
-        if not wanted or hello.model_version == wanted:
-            return
-        report = self._ledger.release_reports(wanted).get(device)
-        if report is not None and report.outcome == "refused" and device not in pins:
-            return
-        self._tell(device, wanted, hello.model_version)
+        """Tell a device that has another version than it should."""
+        self._directions.put_right(device, hello)
 
     def next_version(self) -> int:
         """Above every version in use; the devices' own count, should the ledger have been lost."""
@@ -207,16 +174,9 @@ class Rollout:
         log.info("%s", text)
         self._observer.note(Note(text[:1900], level="warning" if warn else "info"))
 
-    @contextmanager
-    def all_or_nothing(self) -> Iterator[None]:
+    def all_or_nothing(self) -> AbstractContextManager[None]:
         """What is done inside counts as a whole, in the ledger and here; what was published is out."""
-        before = self._number, self._state, self._release
-        try:
-            with self._ledger.transaction():
-                yield
-        except BaseException:
-            self._number, self._state, self._release = before
-            raise
+        return self._standing.all_or_nothing()
 
     # ---- what happens ----
 
@@ -227,9 +187,9 @@ class Rollout:
                 self.on_hello(device, hello)
         self._count_out(online)
         self.feed(Tick(online))
-        self._withdraw()
-        if self._release is not None and clock.now() - self._published >= REPUBLISH_S and self.busy(online):
-            self._publish()
+        self._publication.withdraw()
+        if self._publication.due and self.busy(online):
+            self._publication.publish()
 
     def _count_out(self, online: frozenset[str]) -> None:
         """Devices that were revoked meanwhile, or are gone for good, hold no rollout up."""
@@ -245,34 +205,29 @@ class Rollout:
         """A device is here: is its model the one it should have?"""
         self._greeted.add(device)
         state = self.at_work
-        if (ended := self._sent_back(device)) is not None:
+        if (ended := self._directions.sent_back(device)) is not None:
             if hello.model_version != ended.back_to:
-                self._send_back(device, ended)
+                self._directions.send_back(device, ended)
             return
         if state is not None and device not in self.store.pins():
             if all(device not in wave for wave in state.waves):
                 self.feed(Added(device))
-            if self._release is not None and self._state is not None and device in self._state.offered:
-                self._offers.to_one(device, self._for_now(self._release, self._state))
+            if self._publication.to_one(device):
                 return
         self.put_right(device, hello)
 
     def on_report(self, device: str, report: ReleaseReport) -> None:
         """A device has decided."""
         self._note_active(device, report.active_version)
-        directive = self._offers.directed(device)
-        newer = (
-            directive is not None and directive.order > report.order
-        )  # to a device told more it is a replay
-        if self._release is not None and _answers(report, self._release) and not newer:
+        directive, release = self._directions.last(device), self._standing.release
+        # to a device that was told more since, the fleet's release is a replay
+        newer = directive is not None and directive.order > report.order
+        if release is not None and _answers(report, release) and not newer:
             self._on_fleet_report(device, report)
-            return
-        if directive is None or not _answers(report, directive):
+        elif directive is not None and _answers(report, directive):
+            self._directions.answered(device, report)
+        else:
             log.warning("%s answers an old offer of model %d: %s", device, report.version, report.reason)
-            return
-        self._directed.pop(device, None)
-        self._ledger.keep_release_report(device, report)
-        self.note(f"{device}: model {report.version} {report.outcome} ({report.reason})")
 
     def _note_active(self, device: str, version: int) -> None:
         """What a device has now, without waiting for its next hello."""
@@ -300,11 +255,10 @@ class Rollout:
             self.feed(Heard(device))
 
     def _on_fleet_report(self, device: str, report: ReleaseReport) -> None:
-        if self._state is not None and report.outcome == "rolled-back":
-            report = replace(report, version=self._state.version)  # of which this is the end
+        if self.state is not None and report.outcome == "rolled-back":
+            report = replace(report, version=self.state.version)  # of which this is the end
         self._ledger.keep_release_report(device, report)
-        if device not in self._heard:
-            self._heard.add(device)
+        if self._publication.answered(device):
             self._observer.release_result(_result(device, report))
         if report.outcome == "activated":
             self.feed(Taken(device, report.reason))
@@ -315,88 +269,36 @@ class Rollout:
 
     def feed(self, event: Event) -> None:
         """Let the machine take a step, and do what it says."""
-        if self._state is None:
+        if self.state is None:
             return
-        before = self._state
-        self._state, commands = step(before, event, self._rules, clock.now())
-        if self._state != before:
-            with self._ledger.transaction():  # a rollout that is complete without its version would be undone
-                self.store.update_rollout(self._number, self._state)
-                if Finished() in commands:
-                    self._ledger.set_fact(CURRENT, str(self._state.version))
+        state, commands = step(self.state, event, self._rules, clock.now())
+        self._standing.advance(state, complete=Finished() in commands)
         for command in commands:
-            self._carry_out(command, self._state)
+            self._carry_out(command, state)
 
     def _carry_out(self, command: Command, state: RolloutState) -> None:
         match command:
             case Offer(devices):
                 self.note(f"model {state.version} is offered to {_named(devices)}")
-                self._publish()
+                self._publication.publish()
             case TakeBack(_, reason):
                 self.note(f"model {state.version} is taken back: {reason}", warn=True)
                 self._go_back(state)
             case SendBack(device):
-                self._send_back(device, state)
+                self._directions.send_back(device, state)
             case Stopped(reason):
                 self.note(f"the rollout of model {state.version} waits: {reason}", warn=True)
             case Finished():
                 self.note(f"model {state.version} is the fleet's: {len(state.taken)} devices have it")
-                self._publish()
-
-    def _sent_back(self, device: str) -> RolloutState | None:
-        """The newest rollout, if it sent this device back alone: its offers are replays to it since then."""
-        state = self._state
-        if state is None or state.phase in ("rolled-back", "superseded") or device in self.store.pins():
-            return None
-        return state if device in state.sent_back else None
-
-    def _send_back(self, device: str, state: RolloutState) -> None:
-        """A signed rollback for one device; its report is a refusal from now on, so that it is left there."""
-        if (report := self._ledger.release_reports(state.version).get(device)) is not None:
-            refused = replace(report, outcome="refused", reason=state.failed[device][:500])
-            self._ledger.keep_release_report(device, refused)
-        self._tell(device, state.back_to, state.version)
-
-    def _tell(self, device: str, wanted: int, held: int) -> None:
-        """Tell a device by itself which version it should have, and wait for its answer."""
-        self._directed[device] = clock.now() + self._rules.decide_s
-        last = self._release.order if self._release is not None else 0
-        if self._offers.direct(device, wanted, held, after=last):
-            self.note(f"{device} has model {held} and should have {wanted}")
+                self._publication.publish()
 
     def _go_back(self, state: RolloutState) -> None:
         """A signed rollback to the version before; of the first version there is none."""
         if not state.back_to:
             self.note("there is no earlier model: nobody else gets it, who has it keeps it", warn=True)
             return
-        self._release = self._offers.make(self.registry.get(state.back_to), rollback=True)
-        self.store.update_release(self._number, self._release)
-        self._expect_answers()
-
-    def _withdraw(self) -> None:
-        """Leave no offer of a first version that was taken back with the broker, for whoever joins later."""
-        state = self._state
-        if state is None or state.phase != "rolled-back" or state.back_to or self._withdrawn:
-            return
-        self._release, self._withdrawn = None, self._offers.withdraw()
-
-    def _expect_answers(self) -> None:
-        self._heard = set()
-        self._deadline = clock.now() + self._rules.decide_s
-        self._grace_ends = clock.now() + self._rules.grace_s
-        self._publish()
-
-    def _publish(self) -> None:
-        if self._release is None or self._state is None or not self._state.offered:
-            return  # a release without a cohort is everyone's
-        self._published = clock.now()
-        broadcast = is_wide(self._state.offered, self._ledger.devices())
-        self._offers.to_everyone(self._for_now(self._release, self._state), broadcast=broadcast)
-
-    def _for_now(self, release: Release, state: RolloutState) -> Release:
-        """With its cohort: the devices so far; nobody is named once everyone may have it."""
-        everyone = state.last and state.phase != "rolled-back" and not self.store.pins()
-        return replace(release, cohort=() if everyone else state.offered)
+        self._standing.put_instead(self._offers.make(self.registry.get(state.back_to), rollback=True))
+        self._publication.expect_answers()
 
 
 def _rules(config: ServerConfig) -> Rules:

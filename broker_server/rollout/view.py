@@ -15,6 +15,7 @@ from broker_server.members import members
 from broker_server.rollout.machine import RolloutState
 from broker_server.rollout.planning import RolloutError, plan_waves
 from broker_server.rollout.registry import ModelRecord, Registry
+from broker_server.rollout.standing import CURRENT
 from broker_server.store.ledger import Ledger
 from broker_server.store.models import ModelStore
 from edge_client.wire.rollout import ModelHealth
@@ -36,7 +37,7 @@ class ModelsView:
     @property
     def current(self) -> int:
         """The version that the fleet should have; 0 before the first."""
-        return int(self._ledger.fact("model_current") or 0)
+        return int(self._ledger.fact(CURRENT) or 0)
 
     def models(self) -> list[dict[str, Any]]:
         """Every version in order."""

@@ -22,7 +22,7 @@ from broker_server.rollout.machine import RolloutState
 from broker_server.rollout.orders import MAX_ORDER_BYTES, Order
 from broker_server.rollout.planning import RolloutError
 from broker_server.rollout.registry import MODELS, ModelRecord, Registry
-from broker_server.rollout.release import CURRENT
+from broker_server.rollout.standing import CURRENT
 from broker_server.store.ledger import Ledger
 from broker_server.store.models import ModelStore
 from compression.records import RecordError, loads

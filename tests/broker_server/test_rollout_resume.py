@@ -15,7 +15,8 @@ from broker_server.rollout.desk import Desk as OrderDesk
 from broker_server.rollout.machine import Abort, Promote, RolloutState, Taken
 from broker_server.rollout.orders import Order
 from broker_server.rollout.registry import ModelRecord
-from broker_server.rollout.release import CURRENT, Rollout
+from broker_server.rollout.release import Rollout
+from broker_server.rollout.standing import CURRENT
 from compression.records import dumps
 from edge_client.session.blobs import BlobStore
 from edge_client.session.mqtt import SessionError
