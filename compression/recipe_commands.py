@@ -164,4 +164,4 @@ def _recipes(arguments: argparse.Namespace) -> int:
     plain: list[Any] = [to_plain(recipe) for recipe in known.values()]
     rows = [[recipe.name, recipe.quantise, recipe.calibration, recipe.summary] for recipe in known.values()]
     header = ["recipe", "quantise", "calibration", "what it is"]
-    return printed(arguments, plain, text_table(header, rows))
+    return printed(arguments, plain, text_table(header, rows, left=range(len(header))))

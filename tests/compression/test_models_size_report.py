@@ -79,4 +79,7 @@ def test_text_is_aligned() -> None:
     assert text_table(["file", "size"], [["a", "1 B"], ["longer", "1000 B"]]) == (
         "file      size\na          1 B\nlonger  1000 B"
     )
+    assert text_table(["of", "words"], [["a", "b"], ["long", "c"]], left=(0, 1)) == (
+        "of    words\na     b\nlong  c"
+    )
     assert [bytes_text(count) for count in (512, 77_288, 1_200_000)] == ["512 B", "77.3 kB", "1.2 MB"]
