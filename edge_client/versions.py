@@ -41,6 +41,11 @@ def wanted_blobs(bundle: BlobRef | None, weights: WeightsRef | None, held_digest
     return wanted
 
 
+def blobs_to(weights: WeightsRef | None) -> list[BlobRef]:
+    """Every blob by which some device comes to a version: the whole, and each step."""
+    return [weights.full, *(step.blob for step in weights.steps)] if weights else []
+
+
 def read_version(
     blobs: BlobStore,
     ref: WeightsRef,

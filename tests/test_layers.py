@@ -37,9 +37,8 @@ ALLOWED = {
     "benchmarks": ("broker_server", "compression", "edge_client", "provisioning"),
 }
 # The server uses the device's library, never the device's program.
-FORBIDDEN = {
-    "broker_server": ("edge_client.agent", "edge_client.cli", "edge_client.state", "edge_client.work")
-}
+DEVICE_PROGRAM = ("agent", "cli", "hello", "offering", "rollout", "state", "tasks", "troubles", "uplink")
+FORBIDDEN = {"broker_server": tuple(f"edge_client.{name}" for name in (*DEVICE_PROGRAM, "work"))}
 HEAVY = ("tensorflow", "tf_keras", "keras", "sklearn", "matplotlib", "rich")
 NO_PICKLE = ("pickle", "dill", "joblib", "shelve", "marshal")
 

@@ -14,6 +14,7 @@ the last one, which a broadcast would bring last.
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from edge_client.session.blobs import BlobStore
@@ -69,6 +70,10 @@ class Downloads:
         probing = self._pace.seconds_a_byte is None
         self._wanted[ref.digest] = _Transfer(ref, now, self._next_chunk_s(ref), probing)
         return False
+
+    def want_all(self, refs: Iterable[BlobRef], now: float) -> bool:
+        """Ask for each of some blobs; True when all of them are here."""
+        return not [ref for ref in refs if not self.want(ref, now)]
 
     def forget(self, ref: BlobRef) -> None:
         """It is not wanted any more."""

@@ -12,15 +12,17 @@ import pytest
 from PIL import Image
 
 from compression.updates import pack_model
-from edge_client.agent import FIRST_REST_S, GIVE_UP_S, OFFER_RETRY_S, Agent
+from edge_client.agent import Agent
 from edge_client.config import DataConfig
 from edge_client.data.errors import NOT_TOLD, DataError
 from edge_client.device.slots import TRIAL_S
 from edge_client.files import write_atomically
+from edge_client.offering import GIVE_UP_S, OFFER_RETRY_S
 from edge_client.sd_notify import ServiceManager
 from edge_client.session.blobs import BlobError
 from edge_client.session.inbox import ConnectionChange, Incoming
 from edge_client.state import DeviceState
+from edge_client.troubles import FIRST_REST_S
 from edge_client.wire.blobs import CHUNK_BYTES, BlobRef, split
 from edge_client.wire.chunks import BlobRequest, Chunk, Grant
 from edge_client.wire.frame import encode
@@ -420,16 +422,16 @@ def test_a_replay_is_reported_once_and_changes_nothing(case: Case, monkeypatch: 
 def test_a_newer_release_takes_the_place_of_one_that_is_being_fetched(case: Case) -> None:
     case.step(release(1, model=LARGE))
     case.step(release(2, model=LARGE))
-    assert case.agent._release is not None and case.agent._release.order == 2
+    assert case.agent._rollout.release is not None and case.agent._rollout.release.order == 2
     case.step(release(1, model=LARGE))
-    assert case.agent._release.order == 2
+    assert case.agent._rollout.release.order == 2
 
 
 def test_a_release_that_is_withdrawn_is_not_fetched_any_further(case: Case) -> None:
     case.step(release(1, model=LARGE))
     case.session.inbox.append(Incoming(TOPICS.all(RELEASE), b"", False, lambda: None, case.clock.now))
     assert case.step() == []
-    assert case.agent._release is None
+    assert case.agent._rollout.release is None
     case.answer_requests(LARGE)
     assert case.agent._state.memory.release == 0
 
@@ -487,12 +489,12 @@ def test_chunks_that_wait_in_the_inbox_are_taken_before_anything_is_asked_for(ca
 
 
 def test_it_says_goodbye(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    case.agent._say_goodbye()
+    case.agent._uplink.say_goodbye()
     (farewell,) = case.session.out
     assert isinstance(farewell, Presence)
     assert farewell.state == "offline"
     case.session.connected = False
-    case.agent._say_goodbye()
+    case.agent._uplink.say_goodbye()
     assert isinstance(case.agent, Agent)
     assert case.step(ConnectionChange(False, "gone")) == []
 

@@ -75,13 +75,13 @@ def _is_result(path: Any, *_arguments: Any) -> bool:
     return bool(path.name == "result.json")
 
 
-def _sends_a_result(_agent: Any, message: Any, *_arguments: Any) -> bool:
+def _sends_a_result(_uplink: Any, message: Any, *_arguments: Any) -> bool:
     return type(message).__name__ == "Result"
 
 
-def _hand_over(agent: Any, *_arguments: Any) -> None:
+def _hand_over(uplink: Any, *_arguments: Any) -> None:
     """What is acknowledged by the broker has what was sent before it in front: the last will, in advance."""
-    agent._say_goodbye()
+    uplink.say_goodbye()
 
 
 EXTRACTION = {
@@ -98,7 +98,7 @@ DEVICE = {
     ),
     "result-written-before-it-is-sent": Point("edge_client.state:DeviceState.keep_pending", "after", 3),
     "result-sent-before-the-receipt": Point(
-        "edge_client.agent:Agent._send", "after", 3, where=_sends_a_result, first=_hand_over
+        "edge_client.uplink:Uplink.tell", "after", 3, where=_sends_a_result, first=_hand_over
     ),
     "receipt-come-before-the-residual-is-promoted": Point(
         "edge_client.state:DeviceState.settle", "before", 4
