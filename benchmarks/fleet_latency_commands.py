@@ -23,6 +23,7 @@ def add_fleet_latency(commands: Commands) -> None:
         _fleet_latency,
         "how fast every device of a fleet answers: each measures when it is asked and is not training",
         "bramble-bench fleet-latency --config ward/server.toml",
+        "bramble-bench fleet-latency --config ward/server.toml --lead",
         "bramble-bench fleet-latency int8.tflite --config ward/server.toml --devices pi-1,pi-2 --save a.json",
     )
     parser.add_argument(

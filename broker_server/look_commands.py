@@ -120,7 +120,7 @@ def _round_text(details: dict[str, Any]) -> str:
         ]
         for name, part in details["parts"].items()
     ]
-    lines = [_rounds_text([details]), "", f"asked by {details['rule']}", text_table(header, rows)]
+    lines = [_rounds_text([details]), "", f"asked: {details['rule']}", text_table(header, rows)]
     lines += [f"{name}: lost, {reason}" for name, reason in details["dropped"].items()]
     lines += [f"{name}: told to stop, there were enough" for name in details["released"]]
     lines += [f"{name}: not asked, {reason}" for name, reason in details["passed"].items()]
