@@ -10,23 +10,12 @@ from broker_server import clock
 from broker_server.baselines import BaselineResult
 from broker_server.config import ServerConfig, shown_name
 from broker_server.records import FineTuning, RoundRecord
+from broker_server.report.devices import ClientFigures, GateFigures, OwnFigures
 from broker_server.report.environment import current_environment
-from broker_server.report.schema import (
-    SIMULATED_NOTE,
-    ByteFigures,
-    CentralisedFigures,
-    ClientFigures,
-    DataFigures,
-    FinalFigures,
-    GateFigures,
-    Incident,
-    LatencyFigures,
-    LocalOnlyFigures,
-    ModelFigures,
-    OwnFigures,
-    RoundFigures,
-    RunReport,
-)
+from broker_server.report.fields import LatencyFigures
+from broker_server.report.held_out import CentralisedFigures, FinalFigures, LocalOnlyFigures
+from broker_server.report.rounds import ByteFigures, RoundFigures
+from broker_server.report.schema import SIMULATED_NOTE, DataFigures, Incident, ModelFigures, RunReport
 from broker_server.report.words import size
 from broker_server.rollout.figures import FIGURES, ReleaseFigures
 from broker_server.run_plan import constraints_in_words, stages_of

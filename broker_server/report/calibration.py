@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Literal
 
-from compression.records import Between, Length, Record
+from broker_server.report.fields import Count, Sentence, Share
+from compression.records import Record
 from edge_client.wire.topics import DeviceName
 
-Count = Annotated[int, Between(0, 1 << 53)]
-Share = Annotated[float, Between(0, 1)]
-Sentence = Annotated[str, Length(1, 2000)]
 How = Literal["federated", "server", "none"]
 
 

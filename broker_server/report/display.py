@@ -28,7 +28,7 @@ from broker_server.report.observer import (
     RoundStarted,
     UpdateReceived,
 )
-from broker_server.report.schema import RoundFigures
+from broker_server.report.rounds import RoundFigures
 
 REFRESH_HZ = 8.0  # a spinner looks alive from about 8 steps a second
 NAMED_DEVICES = 6  # of those that are training, on the bottom line

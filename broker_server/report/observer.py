@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, Protocol
 
-from broker_server.report.schema import Amount, Count, RoundFigures, Share
+from broker_server.report.fields import Amount, Count, Share
+from broker_server.report.rounds import RoundFigures
 from compression.records import Length, Record
 from edge_client.wire.topics import DeviceName
 

@@ -13,7 +13,10 @@ from statistics import pstdev
 from typing import Generic, TypeVar
 
 from broker_server.report import words
-from broker_server.report.schema import ClientFigures, LatencyFigures, RoundFigures, RunReport
+from broker_server.report.devices import ClientFigures
+from broker_server.report.fields import LatencyFigures
+from broker_server.report.rounds import RoundFigures
+from broker_server.report.schema import RunReport
 
 Row = TypeVar("Row")
 SAME = "same"

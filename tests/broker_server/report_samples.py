@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import math
 
+from broker_server.report.devices import ClientFigures, GateFigures, OwnFigures
+from broker_server.report.fields import LatencyFigures
+from broker_server.report.held_out import CentralisedFigures, FinalFigures, LocalOnlyFigures
+from broker_server.report.rounds import ByteFigures, RoundFigures
 from broker_server.report.schema import (
     SIMULATED_NOTE,
-    ByteFigures,
-    CentralisedFigures,
-    ClientFigures,
     DataFigures,
     Environment,
-    FinalFigures,
-    GateFigures,
     Incident,
-    LatencyFigures,
-    LocalOnlyFigures,
     ModelFigures,
-    OwnFigures,
-    RoundFigures,
     RunReport,
 )
 

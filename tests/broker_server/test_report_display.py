@@ -23,7 +23,7 @@ from broker_server.report.observer import (
     RunObserver,
     UpdateReceived,
 )
-from broker_server.report.schema import RoundFigures
+from broker_server.report.rounds import RoundFigures
 from compression.records import RecordError, to_plain
 from tests.broker_server.report_samples import NAMES, sample_round
 

@@ -10,17 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from broker_server.report.devices import ClientFigures
 from broker_server.report.environment import current_environment
+from broker_server.report.held_out import CentralisedFigures, FinalFigures, LocalOnlyFigures
 from broker_server.report.json_view import MAX_REPORT_BYTES, from_json, to_json
-from broker_server.report.schema import (
-    ByteFigures,
-    CentralisedFigures,
-    ClientFigures,
-    FinalFigures,
-    LocalOnlyFigures,
-    RoundFigures,
-    RunReport,
-)
+from broker_server.report.rounds import ByteFigures, RoundFigures
+from broker_server.report.schema import RunReport
 from compression.records import RecordError, dumps, from_plain
 from edge_client.wire.evaluation import EvaluationSums
 from tests.broker_server.report_samples import bare_report, sample_report

@@ -7,7 +7,9 @@ from dataclasses import replace
 from broker_server.cohort import Selection
 from broker_server.cohort.oort import Oort
 from broker_server.records import ClientRecord, RoundRecord
-from broker_server.report.schema import ClientFigures, RoundFigures, RunReport
+from broker_server.report.devices import ClientFigures
+from broker_server.report.rounds import RoundFigures
+from broker_server.report.schema import RunReport
 from broker_server.report.tables import clients_grid, rounds_grid
 from broker_server.results import _in_words, round_figures
 from broker_server.strategies.fedavg import FedAvg

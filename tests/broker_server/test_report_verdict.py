@@ -6,16 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from broker_server.report.schema import (
-    ByteFigures,
-    CentralisedFigures,
-    ClientFigures,
-    FinalFigures,
-    GateFigures,
-    Incident,
-    ModelFigures,
-    RunReport,
-)
+from broker_server.report.devices import ClientFigures, GateFigures
+from broker_server.report.held_out import CentralisedFigures, FinalFigures
+from broker_server.report.rounds import ByteFigures
+from broker_server.report.schema import Incident, ModelFigures, RunReport
 from broker_server.report.verdict import Finding, verdict, wilson_interval
 from tests.broker_server.report_samples import bare_report, sample_report
 

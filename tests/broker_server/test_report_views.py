@@ -13,18 +13,12 @@ from hypothesis import HealthCheck, given, settings
 
 from broker_server.report import words
 from broker_server.report.console import open_console
+from broker_server.report.devices import ClientFigures, GateFigures, OwnFigures
 from broker_server.report.html import to_html
 from broker_server.report.json_view import from_json
 from broker_server.report.plots import plots
-from broker_server.report.schema import (
-    ClientFigures,
-    DataFigures,
-    GateFigures,
-    Incident,
-    OwnFigures,
-    RoundFigures,
-    RunReport,
-)
+from broker_server.report.rounds import RoundFigures
+from broker_server.report.schema import DataFigures, Incident, RunReport
 from broker_server.report.style import DARK, LIGHT
 from broker_server.report.svg import COLOURS
 from broker_server.report.tables import fairness_grid, spread

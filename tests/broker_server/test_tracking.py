@@ -11,7 +11,7 @@ import pytest
 
 from broker_server.config import ModelConfig, ServerConfig, TrackingConfig, load_config
 from broker_server.report.observer import NullObserver, ReleaseResult, RoundFinished, UpdateReceived
-from broker_server.report.schema import RoundFigures
+from broker_server.report.rounds import RoundFigures
 from broker_server.settings_text import settings_text
 from broker_server.tracking.errors import TrackingError
 from broker_server.tracking.metrics import of_release, of_round, of_update
