@@ -44,17 +44,19 @@ def zoo_rows(names: Sequence[str] = (), report: Report | None = None) -> Iterato
 
     Args:
         names: which; none means all that are trained whole. A transfer model's backbone gets random weights,
-            which changes neither sizes nor memory; converting it takes a minute or more.
+            which changes neither sizes nor memory, so what follows its name (``@FILE``) is not looked at;
+            converting it takes a minute or more.
         report: told what is being compiled.
 
     Raises:
         ModelError: there is no such model.
     """
     known = {**MODELS, **TRANSFER}
-    if unknown := [name for name in names if name not in known]:
+    plain = [name.partition("@")[0] for name in names]
+    if unknown := [name for name in plain if name not in known]:
         raise ModelError(f"unknown model {unknown[0]!r}: use one of {', '.join(known)}")
     tensorflow()
-    entries = [known[name] for name in names or MODELS]
+    entries = [known[name] for name in plain or MODELS]
     for place, entry in enumerate(entries):
         if report is not None:
             report(f"compiling {entry.name}", place / len(entries))
@@ -115,7 +117,7 @@ def zoo_text(rows: list[ZooRow]) -> str:
         for row in rows
     ]
     heads = ["name", "", "input", "parameters", "extractor", *[f"memory, {name}" for name in runtimes]]
-    return text_table(heads, lines)
+    return text_table(heads, lines, left=(0, 1))
 
 
 def add_zoo(commands: Commands) -> None:
