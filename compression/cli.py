@@ -26,6 +26,7 @@ from compression.models.export import RECIPES
 from compression.planning import plan_text, plan_training
 from compression.profile_commands import add_profile
 from compression.recipe_commands import add_recipes, add_run
+from compression.references import own_shape
 from compression.size_report import SizeReport, size_report
 from compression.spec import Loss, Optimizer
 from compression.text_table import bytes_text, text_table
@@ -40,6 +41,11 @@ EXAMPLES = (
     "      --weights bundle/weights.npz --recipe int8 --calibration images.npy --out model.tflite",
     "bramble-compress size float32.tflite model.tflite",
     "bramble-compress compare small_cnn --data npz:pneumoniamnist.npz --plot pareto.svg",
+)
+
+FUNCTION = (
+    "module:function, called with (input shape, number of classes); or with nothing: then --input and "
+    "--classes may be left out"
 )
 
 
@@ -68,7 +74,7 @@ def _add_trainable(commands: Commands) -> None:
         "bramble-compress trainable mymodels:lung_net --input 64x64x1 --classes normal,pneumonia "
         "--out bundle/",
     )
-    _add_model(parser, "module:function, called with (input shape, number of classes)")
+    _add_model(parser, FUNCTION, required=False)
     parser.add_argument("--name", help="name of the model (default: the function's)")
     parser.add_argument(
         "--batch", type=int, default=16, metavar="N", help="batch size (default: %(default)s)"
@@ -122,7 +128,7 @@ def _add_tune(commands: Commands) -> None:
         "bramble-compress tune broker_server.models.images:residual_cnn --input 64x64x1 "
         "--classes no,yes --out table.json",
     )
-    _add_model(parser, "module:function, called with (input shape, number of classes)")
+    _add_model(parser, FUNCTION, required=False)
     parser.add_argument(
         "--batch", type=int, default=16, metavar="N", help="examples at a time (default: %(default)s)"
     )
@@ -188,7 +194,17 @@ def _add_model(parser: argparse.ArgumentParser, what: str, *, required: bool = T
     )
 
 
+def _settle(arguments: argparse.Namespace) -> None:
+    """Ask the model for what was not said: its input, and as many classes as it has, by number."""
+    if arguments.input and arguments.classes:
+        return
+    shape, classes = own_shape(arguments.model)
+    arguments.input = arguments.input or shape
+    arguments.classes = arguments.classes or tuple(str(number) for number in range(classes))
+
+
 def _trainable(arguments: argparse.Namespace) -> int:
+    _settle(arguments)
     if arguments.plan:
         return _plan(arguments)
     made = make_bundle(
@@ -228,6 +244,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _tune(arguments: argparse.Namespace) -> int:
+    _settle(arguments)
     tuned = tune_model(
         arguments.model,
         input_shape=arguments.input,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -21,13 +22,30 @@ class ModelReferenceError(ModelsError):
 
 
 def load_reference(reference: str, input_shape: Sequence[int], classes: int) -> Any:
-    """Call ``module:function`` with (input shape, number of classes).
+    """Call ``module:function`` with (input shape, number of classes), or with nothing if it takes nothing.
 
     Raises:
         ModelReferenceError: it cannot be imported or called, or returns something else than a model.
     """
     tensorflow()  # before the user's module imports it some other way
     return build_with(load_function(reference), reference, input_shape, classes)
+
+
+def own_shape(reference: str) -> tuple[tuple[int, ...], int]:
+    """Input shape and number of classes of a model whose function takes nothing.
+
+    Raises:
+        ModelReferenceError: as `load_reference`, or the function is to be told them.
+    """
+    tensorflow()
+    function = load_function(reference)
+    if _is_told(function):
+        raise ModelReferenceError(f"{reference!r} makes a model for any input: give --input and --classes")
+    model = _built(function, reference, "itself")
+    shapes = model.input_shape, model.output_shape
+    if not all(isinstance(shape, tuple) and None not in shape[1:] for shape in shapes):
+        raise ModelReferenceError(f"{reference!r} has input {shapes[0]}: give --input and --classes")
+    return shapes[0][1:], max(shapes[1][-1], 2)
 
 
 def load_function(reference: str) -> Callable[..., Any]:
@@ -56,13 +74,31 @@ def load_function(reference: str) -> Callable[..., Any]:
 def build_with(function: Callable[..., Any], reference: str, input_shape: Sequence[int], classes: int) -> Any:
     """The model that a function makes for this input; raise `ModelReferenceError`."""
     shape = tuple(int(extent) for extent in input_shape)
+    if _is_told(function):
+        return _built(function, reference, f"input {shape}", shape, classes)
+    model = _built(function, reference, "itself")
+    own = model.input_shape
+    if isinstance(own, tuple) and own[1:] != shape:
+        raise ModelReferenceError(f"{reference!r} takes {own[1:]}, not {shape}")
+    return model
+
+
+def _is_told(function: Callable[..., Any]) -> bool:
+    """Whether a function takes (input shape, number of classes)."""
+    try:
+        return bool(inspect.signature(function).parameters)
+    except (TypeError, ValueError):  # something built in
+        return True
+
+
+def _built(function: Callable[..., Any], reference: str, what: str, *arguments: object) -> Any:
     try:
         with quiet():  # the first op of a process brings lines about missing GPUs
-            model = function(shape, classes)
+            model = function(*arguments)
     except BrambleError:
         raise
     except Exception as exc:  # the user's code, and Keras within it, may raise anything
-        raise ModelReferenceError(f"{reference!r} cannot be built for input {shape}: {_told(exc)}") from exc
+        raise ModelReferenceError(f"{reference!r} cannot be built for {what}: {_told(exc)}") from exc
     if not hasattr(model, "layers"):
         raise ModelReferenceError(f"{reference!r} returned {type(model).__name__}, not a tf_keras model")
     return model

@@ -45,6 +45,9 @@ def two_ends(shape, classes):
     x = layers.Input(shape)
     return tf_keras.Model(x, [layers.Flatten()(x), layers.Flatten()(x)])
 
+def settled():
+    return net((8, 8, 1), 3)
+
 number = 3
 '''
 
@@ -145,6 +148,21 @@ def test_a_wrong_reference_is_one_line(
     arguments = ["export", reference, "--input", "8x8x1", "--classes", "no,yes", "--out", "x.tflite"]
     assert message in error_of(capsys, *arguments)
     assert not (here / "x.tflite").exists()
+
+
+def test_a_function_of_nothing_says_its_input_and_classes_itself(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["trainable", "usermodels:settled", "--out", "bundle"]) == 0
+    assert capsys.readouterr().err == ""
+    spec = json.loads((here / "bundle" / "spec.json").read_text())
+    assert spec["classes"] == ["0", "1", "2"]
+    assert (spec["input"]["height"], spec["input"]["width"], spec["input"]["channels"]) == (8, 8, 1)
+    other = ["--input", "9x8x1", "--classes", "a,b,c", "--out", "x"]
+    assert "takes (8, 8, 1), not (9, 8, 1)" in error_of(capsys, "trainable", "usermodels:settled", *other)
+    for reference in ("usermodels:net", "usermodels:open_ended"):
+        assert "give --input and --classes" in error_of(capsys, "trainable", reference, "--plan")
+    assert not (here / "x").exists()
 
 
 @pytest.mark.parametrize("command", ["trainable", "tune"])
