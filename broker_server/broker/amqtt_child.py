@@ -6,6 +6,8 @@ Run as ``python -m broker_server.broker.amqtt_child CONFIG.json``. Measured on a
 * when a client connects it is sent the retained messages of *everyone's* subscriptions;
 * an ACL plug-in makes its loop over the subscriptions wait in the body: a SUBSCRIBE at that moment
   changes the table, the loop raises, and a message is silently gone. So the rules are asked without waiting;
+* a client that comes back before the broker noticed its loss takes its session over, and the end of the old
+  connection then marks that session as absent: nothing is delivered to it any more;
 * it has no limit on the size of a packet.
 
 It still is for one machine and one afternoon: nothing is kept over a restart, anyone on the machine may
@@ -25,6 +27,7 @@ from typing import Any
 from amqtt.adapters import StreamReaderAdapter, StreamWriterAdapter
 from amqtt.broker import Broker, Session
 from amqtt.contexts import Action
+from amqtt.mqtt.protocol.broker_handler import BrokerProtocolHandler
 from amqtt.plugins.base import BaseAuthPlugin
 
 from broker_server.broker.access import AccessRules
@@ -79,6 +82,25 @@ class FleetBroker(Broker):  # type: ignore[misc]
     async def _topic_filtering(self, session: Session, topic: str, action: Action) -> bool:
         allowed = self._rules.may_write if action == Action.PUBLISH else self._rules.may_read
         return allowed(session.username or "", topic)
+
+    async def _client_message_loop(self, client_session: Session, handler: BrokerProtocolHandler) -> None:
+        await self._mark_present(client_session)  # the old connection may have ended while this one began
+        await super()._client_message_loop(client_session, handler)
+
+    async def _handle_disconnect(
+        self,
+        client_session: Session,
+        handler: BrokerProtocolHandler,
+        disconnect_waiter: asyncio.Future[Any],
+    ) -> None:
+        await super()._handle_disconnect(client_session, handler, disconnect_waiter)
+        if self._get_handler(client_session) is not handler:  # or while this one is served
+            await self._mark_present(client_session)
+
+    async def _mark_present(self, session: Session) -> None:
+        if session.transitions.state == "disconnected":
+            session.transitions.connect()
+            await self._publish_session_retained_messages(session)
 
     async def _publish_retained_messages_for_subscription(
         self, subscription: tuple[str, int], session: Session

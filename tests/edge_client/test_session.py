@@ -97,6 +97,20 @@ def test_the_last_will_tells_of_a_lost_device(broker: Broker) -> None:
             assert received.payload == b"gone"
 
 
+def test_who_comes_back_before_the_broker_noticed_the_loss_hears_everything(broker: Broker) -> None:
+    topic = TOPICS.up("pi-8", MESSAGE)
+    with server(broker) as lost, device(broker, "pi-8") as outbox:
+        lost.wait_connected(WAIT_S)
+        silent = lost._client
+        assert silent is not None
+        silent.loop_stop()  # its connection stays open, as when the power goes: the broker knows nothing yet
+        with server(broker) as inbox:
+            inbox.wait_connected(WAIT_S)
+            outbox.wait_connected(WAIT_S)
+            outbox.publish(topic, b"heard?", timeout_s=WAIT_S)
+            assert receive(inbox, message_on(topic))
+
+
 def test_it_comes_back_after_the_brokers_restart_with_its_subscriptions(
     broker: Broker, tmp_path: Path
 ) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -36,6 +37,7 @@ ROUNDS: Mapping[str, Any] = {
     "wait_s": 30.0, "deadline_s": 30.0, "grace_s": 5.0,
 }  # fmt: skip
 
+RECEIPTS_S = 30.0
 compiled_once = lru_cache(maxsize=8)(program.compile_program)  # the same settings give the same program
 
 
@@ -57,6 +59,13 @@ class Outcome:
         return evaluation.accuracy
 
 
+def settled(outcome: Outcome) -> bool:
+    """Whether each device has the receipt of its last result: what it keeps from a round counts from then."""
+    return not any(
+        (outcome.state_of(device) / "pending/result.json").exists() for device in range(1, DEVICES + 1)
+    )
+
+
 class StopAfter(NullObserver):
     """Tells the server to stop when a round is over."""
 
@@ -76,6 +85,7 @@ def run_fleet(
     rounds: Any = ROUNDS,
     restart_after: int | None = None,
     dataset: str = "wisconsin",
+    until: Callable[[Outcome], bool] = lambda _: True,
     **settings: Any,
 ) -> Outcome:
     """Run a fleet of `DEVICES` to its end, with the Wisconsin table unless told otherwise.
@@ -84,6 +94,7 @@ def run_fleet(
         rounds: settings of the rounds that differ from `ROUNDS`.
         dataset: as ``demo --dataset`` takes it.
         restart_after: a round after which the server ends and another one goes on.
+        until: what is waited for before the agents are stopped: the server's last words may be on their way.
         settings: of `ServerConfig`.
     """
     patch.setattr("broker_server.stages.compile_program", compiled_once)
@@ -117,8 +128,11 @@ def run_fleet(
                 first.stages.ledger.close()
             server = Server(config, broker, NullObserver())
             server.run(threading.Event())
-    records = list(server.stages.ledger.rounds(RoundRecord).values())
-    return Outcome(server, folder, records)
+            outcome = Outcome(server, folder, list(server.stages.ledger.rounds(RoundRecord).values()))
+            deadline = time.monotonic() + RECEIPTS_S
+            while not until(outcome) and time.monotonic() < deadline:
+                time.sleep(0.05)
+    return outcome
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from broker_server.strategies.fedper import FedPer
 from broker_server.strategies.scaffold import CONTROL_SLOT
 from compression.records import loads
 from compression.spec import unpack_weights, weights_digest
-from tests.integration.in_process import DEVICES, Outcome, run_fleet
+from tests.integration.in_process import DEVICES, Outcome, run_fleet, settled
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 SYNCHRONOUS = [name for name, strategy in STRATEGIES.items() if not strategy.BUFFERED]
@@ -53,7 +53,7 @@ def test_scaffold_keeps_its_variates_in_step_and_gives_the_same_bits_when_the_se
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     strategy = find_strategy("scaffold")
-    first = run_fleet(tmp_path / "first", monkeypatch, strategy=strategy)
+    first = run_fleet(tmp_path / "first", monkeypatch, strategy=strategy, until=settled)
     assert first.accuracy > BEFORE_TRAINING
     assert all(part.variate_bytes > 0 for record in first.rounds for part in record.clients.values())
     state = first.server.stages.aggregation.state.read()[CONTROL_SLOT]
@@ -84,7 +84,9 @@ def test_with_fedbuff_nobody_waits_for_all_and_nothing_counts_twice(
 def test_with_fedper_the_head_never_leaves_and_each_device_is_evaluated_with_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outcome = run_fleet(tmp_path, monkeypatch, strategy=FedPer(), rounds={"fine_tune_epochs": 2})
+    outcome = run_fleet(
+        tmp_path, monkeypatch, strategy=FedPer(), rounds={"fine_tune_epochs": 2}, until=settled
+    )
     stages = outcome.server.stages
     first, last = stages.versions.first, stages.versions.weights
     from compression.updates import unpack_model
