@@ -148,6 +148,7 @@ class Workshop:
             seed=self._config.data.seed,
             extractor=(lambda: read_extractor(self._blobs, extractor)) if extractor else None,
             cache=self._state.directory / "cache",
+            sweep=True,
             threads=self._config.threads,
             progress=lambda _done, _total: self._alive(),  # to the end: half of the decoded is thrown away
             extracting=look_up,

@@ -8,6 +8,8 @@ boolean for each picture; it is written first, so the pixels' presence means bot
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import mmap
 import os
@@ -107,16 +109,28 @@ def map_array(file: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.N
 
 @contextmanager
 def replacing(file: Path) -> Iterator[IO[bytes]]:
-    """Write a file under a temporary name; synced and renamed on success, removed on failure."""
+    """Write a file under a temporary name; synced and renamed on success, removed on failure.
+
+    What killed processes left in the folder goes first: it may be as large as all of its pictures.
+    """
+    _sweep_parts(file.parent)
     temporary = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
         with temporary.open("wb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)  # let go with the file, by a killed process too
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sweep_parts(folder: Path) -> None:
+    for part in folder.glob(".*.part"):
+        with contextlib.suppress(OSError), part.open("rb") as stream:  # locked: somebody is writing it
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            part.unlink()
 
 
 def write_header(stream: IO[bytes], shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:

@@ -36,6 +36,7 @@ def load_examples(
     seed: int,
     extractor: ReadFile | None = None,
     cache: Path | None = None,
+    sweep: bool = False,
     threads: int = 1,
     progress: Progress | None = None,
     extracting: Progress | None = None,
@@ -45,6 +46,7 @@ def load_examples(
     Args:
         extractor: reads the extractor's file.
         cache: folder for decoded pictures and features; None keeps them in memory.
+        sweep: the folder is this source's alone: features of pictures that are gone go as well.
         progress: called with the numbers of pictures done and in all.
         extracting: the same while features are made; it may raise to end that, since what is made is kept.
             None takes `progress`.
@@ -71,6 +73,7 @@ def load_examples(
         spec.input,
         extractor,
         cache=None if cache is None else FeatureCache(cache, spec.input),
+        sweep=sweep,
         threads=threads,
         progress=extracting or progress or (lambda _done, _total: None),
     )

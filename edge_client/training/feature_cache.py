@@ -1,7 +1,8 @@
 """Features on disk: made once a picture, kept across rounds, restarts and runs.
 
-One file an extractor. Records are only ever appended; one that was cut off by a power failure, or damaged, is
-not believed and made again::
+One file an extractor. Records are appended; one that was cut off by a power failure, or damaged, is not
+believed and made again. Those of pictures that are gone stay until there are more of them than of the others,
+so that a file is at most twice as large as it needs to be and is not rewritten for every new picture::
 
     32  key: SHA-256 of extractor, preprocessing and pixels
     4n  float32 features, little-endian
@@ -13,10 +14,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import logging
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,9 @@ import numpy as np
 import numpy.typing as npt
 
 from compression.spec import FeatureInput
+from edge_client.data.cache import replacing
+
+log = logging.getLogger(__name__)
 
 KEY_BYTES = 32
 CRC = struct.Struct("<I")
@@ -57,8 +62,11 @@ class FeatureCache:
         if place is None:
             return None
         with self._file.open("rb") as stream:
-            stream.seek(place + KEY_BYTES)
-            return np.frombuffer(stream.read(self._size - KEY_BYTES - CRC.size), "<f4").astype(np.float32)
+            stream.seek(place)
+            record = stream.read(self._size)
+        if len(record) < self._size or not record.startswith(key):  # another process has swept the file
+            return None
+        return np.frombuffer(record[KEY_BYTES : -CRC.size], "<f4").astype(np.float32)
 
     def add(self, found: Mapping[bytes, FloatArray]) -> None:
         """Append and sync; raise OSError if the disk is full, and what was there stays.
@@ -79,6 +87,26 @@ class FeatureCache:
             stream.flush()
             os.fsync(stream.fileno())
         self._places |= {key: end + number * self._size for number, key in enumerate(found)}
+
+    def sweep(self, used: Collection[bytes]) -> None:
+        """Keep these keys' features alone, if the others take more room; a full disk leaves all as it is."""
+        found = {key: self._places[key] for key in used if key in self._places}
+        if self._whole() <= 2 * len(found) * self._size:
+            return
+        try:
+            self._keep_only(sorted(found.values()))
+        except OSError as exc:
+            log.warning("features of pictures that are gone stay on the disk: %s", exc)
+            return
+        self._places = dict(self._scan())
+
+    def _keep_only(self, places: list[int]) -> None:
+        with self._file.open("rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)  # what is appended to the old file from here on is lost
+            with replacing(self._file) as target:
+                for place in places:
+                    stream.seek(place)
+                    target.write(stream.read(self._size))
 
     def _whole(self) -> int:
         size = self._file.stat().st_size if self._file.exists() else 0

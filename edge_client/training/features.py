@@ -78,6 +78,7 @@ def extract_features(
     read: ReadFile,
     *,
     cache: FeatureCache | None = None,
+    sweep: bool = False,
     threads: int = 1,
     progress: Progress = lambda _done, _total: None,
 ) -> LocalData:
@@ -88,6 +89,7 @@ def extract_features(
         input: the two steps.
         read: the extractor's file; called if a picture is not in the cache.
         cache: asked first, and given what is new every few pictures; None keeps all in memory.
+        sweep: nobody else uses the cache: features of other pictures are not kept for ever.
         progress: called after every picture; may raise to end the work, what is cached stays.
 
     Raises:
@@ -104,6 +106,8 @@ def extract_features(
             release_pages(rows)
         progress(done, len(wanted))
     features_of.keep()
+    if cache is not None and sweep:
+        cache.sweep(features_of.used)
     return replace(pictures, inputs=rows)
 
 
@@ -116,6 +120,7 @@ class _Extraction:
         self._cache = cache
         self._threads = threads
         self._extractor: FeatureExtractor | None = None
+        self.used: set[bytes] = set()  # keys of the pictures so far
         self._fresh: dict[bytes, FloatArray] = {}
         self._kept_at = time.monotonic()
 
@@ -124,6 +129,7 @@ class _Extraction:
         if self._cache is None:
             return self._run(pixels)
         key = self._cache.key(pixels)
+        self.used.add(key)
         known = self._fresh.get(key)
         if known is None:
             known = self._cache.get(key)

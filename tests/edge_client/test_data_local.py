@@ -166,6 +166,19 @@ def test_a_damaged_cache_is_made_again(source: DataSource, tmp_path: Path, suffi
     assert file.read_bytes() == whole
 
 
+def test_what_a_killed_decoding_left_goes_and_what_is_being_written_stays(
+    source: DataSource, tmp_path: Path
+) -> None:
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    left = folder / ".pictures-of-old.npy.1.part"
+    left.write_bytes(b"half")
+    with replacing(folder / "another") as stream:
+        stream.write(b"whole")
+        load(source, folder)
+    assert not left.exists() and (folder / "another").read_bytes() == b"whole"
+
+
 def test_a_cache_that_cannot_be_written_is_one_error(source: DataSource, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DataError, match="cache of decoded pictures cannot be written"):

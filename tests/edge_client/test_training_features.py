@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,53 @@ def test_files_of_old_extractors_go(tmp_path: Path) -> None:
         FeatureCache(tmp_path, steps).add({bytes(32): np.zeros(3, np.float32)})
         os.utime(tmp_path / f"features-{steps.extractor[:32]}.bin", (number, number))
     assert len(list(tmp_path.iterdir())) == feature_cache.FILES_KEPT
+
+
+def keeping(pictures: LocalData, folder: Path, rows: list[int]) -> FeatureCache:
+    """The cache after an extraction of these pictures alone."""
+    left = replace(pictures, train_index=np.array(rows), validation_index=np.zeros(0, np.int64))
+    cache = FeatureCache(folder, STEPS)
+    found = extract_features(left, STEPS, read, cache=cache, sweep=True)
+    for row in rows:
+        np.testing.assert_allclose(found.inputs[row], by_hand(pictures, row), rtol=1e-6)
+        known = cache.get(cache.key(pictures.inputs[row]))
+        np.testing.assert_array_equal(known, found.inputs[row])
+    return cache
+
+
+def test_features_of_pictures_that_are_gone_go_once_they_are_the_most(
+    pictures: LocalData, tmp_path: Path, extractor: type[Extractor]
+) -> None:
+    assert len(keeping(pictures, tmp_path, [0, 1, 2, 3, 4, 5, 6, 7])) == 8
+    assert len(keeping(pictures, tmp_path, [1, 3, 5, 7])) == 8  # half of them: no need yet
+    reader = FeatureCache(tmp_path, STEPS)
+    assert len(keeping(pictures, tmp_path, [5, 7, 8])) == 3  # one more has come, and nine are too many
+    assert len(FeatureCache(tmp_path, STEPS)) == 3 and extractor.runs == 9
+    [file] = tmp_path.iterdir()
+    assert file.stat().st_size == 3 * (32 + 4 * 3 + 4)
+    assert reader.get(reader.key(pictures.inputs[1])) is None  # of a process that knows the old file
+    assert reader.get(reader.key(pictures.inputs[7])) is None  # it lies elsewhere: made again, never mixed up
+
+
+def test_a_cache_of_several_sources_is_not_swept(pictures: LocalData, tmp_path: Path) -> None:
+    keeping(pictures, tmp_path, [0, 1, 2, 3, 4])
+    left = replace(pictures, train_index=np.array([7]), validation_index=np.zeros(0, np.int64))
+    extract_features(left, STEPS, read, cache=FeatureCache(tmp_path, STEPS))
+    assert len(FeatureCache(tmp_path, STEPS)) == 6
+
+
+def test_a_sweep_on_a_full_disk_leaves_all_as_it_was(
+    pictures: LocalData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeping(pictures, tmp_path, [0, 1, 2, 3, 4])
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def full(_stream: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert len(keeping(pictures, tmp_path, [0])) == 5
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 KILLED = """

@@ -134,6 +134,18 @@ def test_a_newer_task_ends_an_extraction_and_what_was_made_is_kept(
     assert runs == 100 - kept
 
 
+def test_a_device_whose_pictures_are_others_now_lets_go_of_the_old_ones_features(
+    device: Any, program: TransferProgram, tmp_path: Path
+) -> None:
+    workshop, task = device()
+    workshop.perform(task, lambda: False)
+    workshop._state.close()  # the agent is started again
+    after, task = device()
+    write_pictures(tmp_path / "pictures.npz", 40)
+    after.perform(task, lambda: False)
+    assert len(FeatureCache(tmp_path / "state" / "cache", program.bundle.spec.input)) == 40
+
+
 def test_an_extractor_that_the_disk_damaged_is_fetched_again(device: Any, program: TransferProgram) -> None:
     workshop, task = device()
     file = workshop._blobs.path(program.bundle.spec.input.extractor)
