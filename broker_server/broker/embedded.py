@@ -1,4 +1,4 @@
-"""The broker that pip brings: amqtt in a child process, on the loopback interface only, MQTT 3.1.1."""
+"""The broker that pip brings: amqtt in a child process, MQTT 3.1.1; on loopback unless told otherwise."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 import broker_server
 from broker_server.broker.base import MAX_PACKET_BYTES, Broker, BrokerError
 from broker_server.broker.child import ChildProcess
-from broker_server.broker.sockets import check_port, is_listening
+from broker_server.broker.sockets import check_port, is_listening, reached_from
 from edge_client.session.address import BrokerAddress
 from edge_client.wire.topics import AGGREGATOR, Topics
 from provisioning.pki.files import write_file
+from provisioning.pki.identity import LOOPBACK
 
-HOST = "127.0.0.1"
 SESSION_EXPIRY_S = 86_400
 CHECKOUT = str(Path(broker_server.__file__).resolve().parent.parent)  # which need not be installed
 
@@ -27,15 +27,17 @@ class EmbeddedBroker(Broker):
 
     kind = "embedded"
 
-    def __init__(self, directory: Path, topics: Topics, *, port: int | None = None) -> None:
+    def __init__(
+        self, directory: Path, topics: Topics, *, port: int | None = None, host: str = LOOPBACK
+    ) -> None:
         if find_spec("amqtt") is None:
             raise BrokerError("the embedded broker is not installed: pip install 'bramble[server]'")
         self._directory, self._topics, self._wanted_port = directory, topics, port or 0
-        self._port = 0
+        self._host, self._port = host, 0
         self._child = ChildProcess(
             "the embedded broker",
             self._command,
-            ready=lambda: is_listening(HOST, self._port),
+            ready=lambda: is_listening(self._host, self._port),
             log_file=directory / "broker.log",
             environment={
                 "PYTHONPATH": os.pathsep.join(filter(None, (CHECKOUT, os.environ.get("PYTHONPATH"))))
@@ -48,7 +50,7 @@ class EmbeddedBroker(Broker):
         return self._child.pid
 
     def start(self) -> None:
-        self._port = check_port(HOST, self._port or self._wanted_port)
+        self._port = check_port(self._host, self._port or self._wanted_port)
         self._directory.mkdir(parents=True, exist_ok=True)
         self._child.start()
 
@@ -60,11 +62,11 @@ class EmbeddedBroker(Broker):
         self.start()
 
     def alive(self) -> bool:
-        return self._child.pid is not None and is_listening(HOST, self._port)
+        return self._child.pid is not None and is_listening(self._host, self._port)
 
     def describe(self) -> str:
         return (
-            f"embedded (amqtt, MQTT 3.1.1) on {HOST}:{self._port}, this machine only, "
+            f"embedded (amqtt, MQTT 3.1.1) on {self._host}:{self._port}, {reached_from(self._host)}, "
             "no encryption, no passwords, nothing kept over a restart"
         )
 
@@ -72,11 +74,11 @@ class EmbeddedBroker(Broker):
         return self.device_address(AGGREGATOR)
 
     def device_address(self, name: str) -> BrokerAddress:
-        return BrokerAddress(host=HOST, port=self._port, protocol="3.1.1", username=name)
+        return BrokerAddress(host=self._host, port=self._port, protocol="3.1.1", username=name)
 
     def _command(self) -> Sequence[str]:
         settings = {
-            "host": HOST,
+            "host": self._host,
             "port": self._port,
             "fleet": self._topics.fleet,
             "max_packet_bytes": MAX_PACKET_BYTES,

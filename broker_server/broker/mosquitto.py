@@ -12,7 +12,7 @@ from broker_server.broker.child import ChildProcess
 from broker_server.broker.installed import require_mosquitto
 from broker_server.broker.mosquitto_files import MosquittoFiles, configuration
 from broker_server.broker.revocation import Revocations
-from broker_server.broker.sockets import check_port, is_listening
+from broker_server.broker.sockets import check_port, is_listening, reached_from
 from edge_client.session.address import BrokerAddress
 from edge_client.wire.topics import AGGREGATOR, Topics
 from provisioning.pki.authority import FleetCA
@@ -45,12 +45,13 @@ class MosquittoBroker(Broker):
         names: Sequence[str] = (),
         pki: FleetCA | None = None,
         plain: bool = False,
+        closed: bool = False,
     ) -> None:
         if plain == (pki is not None):
             raise BrokerError(
                 "mosquitto needs the fleet's authority (bramble-provision ca init), or plain=True"
             )
-        if plain and host != LOOPBACK:
+        if plain and host != LOOPBACK and not closed:
             raise BrokerError(f"plain mosquitto stays on {LOOPBACK}, not {host}: anyone could join the fleet")
         self._program = require_mosquitto()
         self._files = MosquittoFiles(directory.resolve())
@@ -96,7 +97,7 @@ class MosquittoBroker(Broker):
         return self.pid is not None and is_listening(self._reachable_host(), self._port)
 
     def describe(self) -> str:
-        trust = "mutual TLS" if self._pki else "this machine only, no encryption, no passwords"
+        trust = "mutual TLS" if self._pki else f"{reached_from(self._host)}, no encryption, no passwords"
         user = self._files.account.name if self._files.account else "the same user as the server"
         return (
             f"mosquitto {self._program.version} on {self._host}:{self._port}, MQTT 5, {trust}, runs as {user}"

@@ -6,6 +6,7 @@ import errno
 import socket
 
 from broker_server.broker.base import BrokerError
+from provisioning.pki.identity import LOOPBACK
 
 
 def check_port(host: str, port: int) -> int:
@@ -34,6 +35,11 @@ def _explain(exc: OSError, host: str, port: int) -> str:
     if exc.errno == errno.EACCES:
         return f"port {port} on {host} needs more rights; choose a port above 1023"
     return f"cannot listen on {host} port {port}: {exc.strerror or exc}; choose an address of this machine"
+
+
+def reached_from(host: str) -> str:
+    """Where clients of a broker without certificates can be, for people."""
+    return "this machine only" if host == LOOPBACK else "a closed network only"
 
 
 def is_listening(host: str, port: int, *, timeout_s: float = 1.0) -> bool:

@@ -289,6 +289,16 @@ def test_the_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         open_broker("embedded", tmp_path, fleet="f")
 
 
+@pytest.mark.parametrize("kind", ["embedded", pytest.param("mosquitto", marks=needs_mosquitto)])
+def test_in_a_closed_network_brokers_listen_where_they_are_told(kind: str, tmp_path: Path) -> None:
+    other = "127.0.0.2"
+    with open_broker(kind, tmp_path, fleet="f", host=other, plain=True, closed=True) as broker:
+        port = broker.device_address("d").port
+        assert is_listening(other, port) and not is_listening("127.0.0.1", port)
+        assert broker.device_address("d").host == broker.server_address().host == other
+        assert "a closed network only" in broker.describe()
+
+
 @with_mosquitto
 def test_auto_takes_mosquitto_where_it_is(tmp_path: Path) -> None:
     assert open_broker("auto", tmp_path, fleet="f", plain=True).kind == "mosquitto"
