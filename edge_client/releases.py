@@ -64,7 +64,8 @@ class Installer:
     def wanted(self, release: Release) -> list[BlobRef]:
         """What must be fetched for a release: the shortest way to its model, and what the gate asks for."""
         if self._here[0] != release.order:  # asked every second while chunks come in
-            self._here = release.order, self._is_active(release) or self._way_back(release)
+            here = release.withdraws or self._is_active(release) or self._way_back(release)
+            self._here = release.order, here
         if self._here[1]:
             return []
         memory = self._state.memory
@@ -125,6 +126,8 @@ class Installer:
         Raises:
             OSError, BlobError: nothing is decided; it may go better another time.
         """
+        if release.withdraws:
+            return self._report(release, self._withdrawn(release), None)
         if self._is_active(release):  # the power went before the caller could remember it, or a rollback
             return self._report(release, GateVerdict(True, "it was active already"), None)
         if self._way_back(release):
@@ -141,6 +144,12 @@ class Installer:
             log.exception("release %d cannot be installed", release.version)
             verdict, reference = refusal(reason_for_server(exc)), None
         return self._report(release, verdict, reference)
+
+    def _withdrawn(self, release: Release) -> GateVerdict:
+        if self._slots.withdraw(release.model.digest):
+            now = self.active_version()
+            return GateVerdict(True, f"model {now} answers again" if now else self._slots.why_none())
+        return GateVerdict(True, "it did not answer here")
 
     def replayed(self, release: Release) -> ReleaseReport:
         """The answer to a release with an older order than one that was decided on."""

@@ -35,8 +35,8 @@ class LiveModel:
         self._stamp = self._slots.stamp()
         model = self._slots.active()
         if model is None:
-            raise SlotError("there is no released model yet: it comes when a run of the fleet ends")
-        self._answerer = Answerer(model, threads=threads)
+            raise SlotError(self._slots.why_none())
+        self._answerer: Answerer | None = Answerer(model, threads=threads)
         self._usage = UsageLog(directory, model.version)
 
     def __enter__(self) -> LiveModel:
@@ -47,21 +47,27 @@ class LiveModel:
 
     @property
     def model(self) -> ActiveModel:
-        """What answers."""
+        """What answers; raise `SlotError` once it was withdrawn, as `answer` does."""
         self._follow()
-        return self._answerer.model
+        return self._active().model
 
     def answer(self, example: FloatArray) -> Answer:
         """Answer for one preprocessed input; raise `PredictionError` if the model fails."""
         self._follow()
         with self._turn:
             try:
-                answer = self._answerer.answer(example)
+                answer = self._active().answer(example)
             except PredictionError:
                 self._usage.add(errors=1)
                 raise
             self._usage.add(answers=not answer.refused, unlike=answer.refused)
             return answer
+
+    def _active(self) -> Answerer:
+        answerer = self._answerer
+        if answerer is None:
+            raise SlotError(self._slots.why_none())
+        return answerer
 
     def _follow(self) -> None:
         """Load the model anew if the pointer has changed; one that cannot be loaded does not answer."""
@@ -73,12 +79,18 @@ class LiveModel:
             try:
                 model = self._slots.active()
                 if model is None:
+                    self._answerer = None
+                    log.warning("%s", self._slots.why_none())
                     return
                 self._answerer = Answerer(model, threads=self._threads)
             except (SlotError, PredictionError, MemoryError) as exc:
                 self._again_at = time.monotonic() + AGAIN_S
-                log.warning("%s; model %d goes on answering", exc, self._answerer.model.version)
+                log.warning("%s; %s", exc, _goes_on(self._answerer))
                 return
             self._usage.flush()
             self._usage = UsageLog(self._directory, model.version)
             log.info("model %d answers from now on", model.version)
+
+
+def _goes_on(answerer: Answerer | None) -> str:
+    return f"model {answerer.model.version} goes on answering" if answerer else "none answers"

@@ -3,6 +3,7 @@
 ::
 
     models/pointer.json     names of the folders of the active and the previous model
+    models/withdrawn.json   without a pointer: the version that was taken back, with none to go back to
     models/7-1f0c92e0a3b4/  version and digest of: model.tflite, spec.json, manifest, answering.json,
                             installed.json
 
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 MODEL, SPEC, MANIFEST, INSTALLED = "model.tflite", "spec.json", "manifest", "installed.json"
 ANSWERING = "answering.json"
 FOLDER = "models"  # in the state directory
-POINTER, LOCK = "pointer.json", "lock"
+POINTER, WITHDRAWN, LOCK = "pointer.json", "withdrawn.json", "lock"
 RECORD_BYTES = 4096  # more than either record takes
 ANSWERING_BYTES = 1 << 16
 READ_ATTEMPTS = 3  # a reader without the lock may meet a switch, but not three in a row
@@ -66,6 +67,13 @@ class Pointer(Record):
 
     active: Slot
     previous: Annotated[tuple[Slot, ...], Length(0, 1)] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn(Record):
+    """Why no model answers: this version did, and was taken back."""
+
+    version: Number
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +147,7 @@ class ModelSlots:
                 return
             previous = () if pointer is None else (pointer.active,)
             self._point(Pointer(active=slot, previous=previous))
+            (self._directory / WITHDRAWN).unlink(missing_ok=True)
             self._sweep()
 
     def rollback(self) -> ActiveModel:
@@ -151,8 +160,34 @@ class ModelSlots:
             self._point(Pointer(active=pointer.previous[0], previous=(pointer.active,)))
         return model
 
+    def withdraw(self, digest: str) -> bool:
+        """Let the active model, if it is this file, answer no more: the one before it does, or none."""
+        with self._locked():
+            pointer = self._pointer()
+            if pointer is None:
+                return False
+            installed = _installed_in(self._directory / pointer.active)
+            if installed is None or installed.model != digest:
+                return False
+            if pointer.previous:
+                self._point(Pointer(active=pointer.previous[0]))
+            else:
+                write_atomically(self._directory / WITHDRAWN, dumps(Withdrawn(installed.version)))
+                (self._directory / POINTER).unlink()
+                sync_directory(self._directory)
+            self._sweep()
+        return True
+
+    def why_none(self) -> str:
+        """Why no model is active, in words."""
+        with contextlib.suppress(OSError, RecordError):
+            data = (self._directory / WITHDRAWN).read_bytes()
+            version = loads(Withdrawn, data, max_bytes=RECORD_BYTES).version
+            return f"no model is active: model {version} was taken back, and there is none before it"
+        return "there is no released model yet: it comes when a run of the fleet ends"
+
     def active(self) -> ActiveModel | None:
-        """The model that answers; None before the first release.
+        """The model that answers; None before the first release, or after it was withdrawn.
 
         A model that the disk has damaged does not answer: the previous one does.
 
@@ -258,6 +293,12 @@ def _installed(version: int, files: Mapping[str, bytes]) -> Installed:
         manifest=sha256(files[MANIFEST]),
         answering=sha256(files[ANSWERING]),
     )
+
+
+def _installed_in(folder: Path) -> Installed | None:
+    with contextlib.suppress(OSError, RecordError):
+        return loads(Installed, (folder / INSTALLED).read_bytes(), max_bytes=RECORD_BYTES)
+    return None
 
 
 def _read(folder: Path) -> tuple[Installed, ActiveModel]:

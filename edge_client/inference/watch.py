@@ -21,6 +21,7 @@ from compression.spec import ImageInput
 from edge_client.data.files import SUFFIXES
 from edge_client.inference.camera import CameraError, take_picture
 from edge_client.inference.predict import Answers, Prediction, predict_files
+from edge_client.inference.slots import SlotError
 
 log = logging.getLogger(__name__)
 
@@ -119,13 +120,13 @@ class Watcher:
 def watch(
     watcher: Watcher, folder: Path, stop: threading.Event, *, every_s: float, camera: Camera | None = None
 ) -> Iterator[Prediction]:
-    """Look until told to stop; a camera or a disk that fails is logged, and tried again at the next look."""
+    """Look until told to stop; a camera or a disk that fails, or no model, is logged and tried again."""
     while not stop.is_set():
         try:
             if camera is not None:
                 shoot(camera, folder)
             yield from watcher.look()
-        except (CameraError, OSError) as exc:
+        except (CameraError, SlotError, OSError) as exc:
             log.warning("%s", exc)
         stop.wait(every_s)
 

@@ -8,11 +8,13 @@ that only answers itself should not carry another.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
 import socket
 import threading
+from collections.abc import Iterator
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
@@ -20,6 +22,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from edge_client.inference.predict import Answers, predict_bytes
+from edge_client.inference.slots import SlotError
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +94,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/":
             self._send(HTTPStatus.OK, _page(), "text/html; charset=utf-8")
         elif self.path == "/model":
-            self._json(HTTPStatus.OK, self._model())
+            with self._without_model_said():
+                self._json(HTTPStatus.OK, self._model())
         else:
             self._fail(
                 HTTPStatus.NOT_FOUND, "there is / for people, and POST /predict and /model for programs"
@@ -103,10 +107,21 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path != "/predict":
             self._fail(HTTPStatus.NOT_FOUND, "POST a picture to /predict")
         elif (body := self._body()) is not None:
-            rows = predict_bytes(self.server.model, "request", body)
-            found = [dataclasses.asdict(row) for row, _ in zip(rows, range(MAX_ROWS), strict=False)]
-            image = self._model()["kind"] == "image"
-            self._json(HTTPStatus.OK, found[0] if image else {"rows": found})
+            with self._without_model_said():
+                self._predict(body)
+
+    def _predict(self, body: bytes) -> None:
+        rows = predict_bytes(self.server.model, "request", body)
+        found = [dataclasses.asdict(row) for row, _ in zip(rows, range(MAX_ROWS), strict=False)]
+        image = self._model()["kind"] == "image"
+        self._json(HTTPStatus.OK, found[0] if image else {"rows": found})
+
+    @contextlib.contextmanager
+    def _without_model_said(self) -> Iterator[None]:
+        try:
+            yield
+        except SlotError as exc:
+            self._fail(HTTPStatus.SERVICE_UNAVAILABLE, str(exc))
 
     def _may_ask(self) -> bool:
         """On loopback the address must be named as such, or a web site could have a browser ask for it."""

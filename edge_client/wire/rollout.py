@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from compression.records import Between, Length, Record
+from compression.records import Between, Length, Record, RecordError
 from edge_client.wire.blobs import BlobRef, Digest
 from edge_client.wire.calibration import Answering
 from edge_client.wire.fields import Amount, Cohort, Message, Number, Share, Text
@@ -50,7 +50,8 @@ class Release(Message):
     """A model to be gated and activated; retained.
 
     ``order`` grows with everything that is published, so a replay is recognised. ``version`` grows with
-    every model; a smaller one than the active is taken only where ``rollback`` says so.
+    every model; a smaller one than the active is taken only where ``rollback`` says so. Version 0 takes
+    ``model`` back where there is none to go back to.
     """
 
     SIGNED: ClassVar[bool] = True
@@ -69,6 +70,16 @@ class Release(Message):
     watch: WatchPlan = WatchPlan()
     rollback: bool = False
     cohort: Cohort = ()  # empty: everyone
+
+    def __post_init__(self) -> None:
+        Message.__post_init__(self)
+        if not self.version and not self.rollback:
+            raise RecordError("Release: version 0 is only for a rollback, to no model at all")
+
+    @property
+    def withdraws(self) -> bool:
+        """Whether it takes a first model back: none is to answer."""
+        return not self.version
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,26 @@ def test_rolling_back_twice_comes_back(slots: ModelSlots) -> None:
     assert slots.active_version() == 2
 
 
+def test_the_only_model_is_withdrawn_and_nothing_is_left_of_it(slots: ModelSlots, tmp_path: Path) -> None:
+    digest = sha256(put(slots, 2))
+    assert not slots.withdraw(sha256(b"another")) and slots.active_version() == 2
+    assert slots.withdraw(digest)
+    assert slots.active() is None and slots.active_version() == 0 and slots.previous() is None
+    assert folders(tmp_path / "models") == []
+    assert slots.why_none() == "no model is active: model 2 was taken back, and there is none before it"
+    assert not slots.withdraw(digest)
+    put(slots, 3)
+    assert slots.active_version() == 3 and slots.previous() is None
+    (tmp_path / "models" / POINTER).unlink()
+    assert "no released model yet" in slots.why_none()
+
+
+def test_what_is_withdrawn_leaves_the_model_before_it(slots: ModelSlots) -> None:
+    put(slots, 1)
+    assert slots.withdraw(sha256(put(slots, 2)))
+    assert slots.active_version() == 1 and slots.previous() is None
+
+
 def test_a_release_offered_again_changes_nothing(slots: ModelSlots) -> None:
     put(slots, 1)
     put(slots, 2)

@@ -17,9 +17,11 @@ from edge_client.inference import live as live_module
 from edge_client.inference.answering import Answerer
 from edge_client.inference.camera import CameraError, camera_command, take_picture
 from edge_client.inference.live import LiveModel
+from edge_client.inference.predict import Answers
 from edge_client.inference.slots import ActiveModel, ModelSlots, SlotError
 from edge_client.inference.usage import UsageLog, read_usage
 from edge_client.inference.watch import Camera, Results, Watcher, shoot, watch
+from edge_client.wire.blobs import sha256
 from tests.edge_client.inference_cases import SPEC, TABLE_SPEC, brightness_model, table_model
 
 CODE = "from PIL import Image; import sys; Image.new('L', (8, 8), 255).save(sys.argv[1])"
@@ -36,7 +38,7 @@ def picture(path: Path, value: int) -> Path:
     return path
 
 
-def watcher(folder: Path, model: Answerer) -> Watcher:
+def watcher(folder: Path, model: Answers) -> Watcher:
     return Watcher(folder, Results(folder / "results.jsonl"), model)
 
 
@@ -217,6 +219,25 @@ def test_a_model_that_could_not_be_loaded_is_tried_again(
             assert live.answer(white).probabilities[1] > 0.9
         assert live.answer(white).probabilities[1] > 0.9  # not at each answer
         clock.now += live_module.AGAIN_S
+        assert live.answer(white).probabilities[1] < 0.1
+
+
+def test_a_withdrawn_model_answers_no_more_and_the_next_one_does(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    slots, white = ModelSlots(tmp_path / "models"), np.ones((4, 4, 1), np.float32)
+    activate(slots, 2, 1.0)
+    folder, stop = tmp_path / "scans", threading.Event()
+    folder.mkdir()
+    with LiveModel(tmp_path / "models") as live:
+        slots.withdraw(sha256(brightness_model(sign=1.0)))
+        for asked in (lambda: live.model, lambda: live.answer(white)):
+            with pytest.raises(SlotError, match="model 2 was taken back"):
+                asked()
+        once = SimpleNamespace(is_set=stop.is_set, wait=lambda _: stop.set())  # one look
+        assert list(watch(watcher(folder, live), folder, once, every_s=0.0)) == []  # type: ignore[arg-type]
+        assert "model 2 was taken back" in caplog.text
+        activate(slots, 3, -1.0)
         assert live.answer(white).probabilities[1] < 0.1
 
 

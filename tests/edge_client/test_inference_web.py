@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from edge_client.inference.answering import Answerer
-from edge_client.inference.slots import ActiveModel
+from edge_client.inference.predict import Answers
+from edge_client.inference.slots import ActiveModel, SlotError
 from edge_client.inference.web import MAX_AT_ONCE, MAX_BODY_BYTES, PredictionServer, is_loopback
 from tests.edge_client.inference_cases import SPEC, TABLE_SPEC, brightness_model, table_model
 
@@ -25,7 +26,7 @@ def server() -> Iterator[PredictionServer]:
     yield from serving(Answerer(ActiveModel(7, brightness_model(), SPEC)))
 
 
-def serving(model: Answerer, host: str = "127.0.0.1") -> Iterator[PredictionServer]:
+def serving(model: Answers, host: str = "127.0.0.1") -> Iterator[PredictionServer]:
     with PredictionServer(model, host, 0, device="pi-1") as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -80,6 +81,24 @@ def test_the_model_says_who_it_is(server: PredictionServer) -> None:
     _, data = ask(server, "GET", "/model")
     model = json.loads(data)
     assert (model["device"], model["version"], model["classes"]) == ("pi-1", 7, ["dark", "bright"])
+
+
+class Withdrawn:
+    """As `LiveModel` is once its model was taken back."""
+
+    @property
+    def model(self) -> ActiveModel:
+        raise SlotError("no model is active")
+
+    def answer(self, _example: object) -> Any:
+        raise SlotError("no model is active")
+
+
+def test_without_a_model_it_says_so() -> None:
+    for server in serving(Withdrawn()):
+        for method, path, body in (("GET", "/model", None), ("POST", "/predict", picture(0))):
+            response, data = ask(server, method, path, body)
+            assert response.status == 503 and json.loads(data) == {"error": "no model is active"}
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,39 @@ def test_the_way_back_needs_neither_files_nor_gate(device: Device) -> None:
     assert device.gated == [b"first", b"second"]
 
 
+def withdrawal(device: Device, version: int, model: bytes) -> Release:
+    return replace(device.offer(version, model), version=0, order=9, rollback=True)
+
+
+def test_a_first_model_is_taken_back_and_none_answers(device: Device) -> None:
+    device.install(2, b"first")
+    release = withdrawal(device, 2, b"first")
+    device.blobs.keep_only([])
+    assert device.installer.wanted(release) == []
+    for reason in (
+        "no model is active: model 2 was taken back",
+        "it did not answer here",
+    ):  # a power cut between
+        report = device.installer.install(release)
+        assert (report.outcome, report.version, report.active_version) == ("rolled-back", 0, 0)
+        assert report.reason.startswith(reason)
+    assert device.install(3, b"second").outcome == "activated"
+
+
+def test_what_is_taken_back_is_that_file_and_no_other(device: Device) -> None:
+    device.install(6, b"of a fleet whose ledger was lost")
+    report = device.installer.install(withdrawal(device, 7, b"first"))
+    assert (report.outcome, report.active_version) == ("rolled-back", 6)
+    device.install(7, b"first")
+    report = device.installer.install(withdrawal(device, 7, b"first"))
+    assert (report.reason, report.active_version) == ("model 6 answers again", 6)
+
+
+def test_no_model_at_all_is_no_release() -> None:
+    with pytest.raises(RecordError, match="only for a rollback"):
+        replace(release(1, b"first"), version=0)
+
+
 def test_a_model_for_other_classes_or_another_preprocessing_is_refused(device: Device) -> None:
     device.install(1, b"first")
     other = replace(device.offer(2, b"second"), preparation="0" * 64)
