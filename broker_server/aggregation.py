@@ -13,6 +13,7 @@ from broker_server.errors import RunError
 from broker_server.members import example_limit, members
 from broker_server.rounds.policy import late_policy
 from broker_server.store.ledger import Ledger
+from broker_server.store.payloads import Payloads
 from broker_server.strategies import ClientUpdate, Fleet
 from broker_server.strategy_state import NextState, StrategyState
 from compression.spec import ModelSpec, Weights
@@ -35,11 +36,17 @@ class Aggregation:
     """
 
     def __init__(
-        self, config: ServerConfig, ledger: Ledger, artefacts: BlobStore, spec: ModelSpec, bundle_digest: str
+        self,
+        config: ServerConfig,
+        ledger: Ledger,
+        artefacts: BlobStore,
+        payloads: Payloads,
+        spec: ModelSpec,
+        bundle_digest: str,
     ) -> None:
         self._config = config
         self._ledger = ledger
-        self._artefacts = artefacts
+        self._payloads = payloads
         self._spec = spec
         self._digest = bundle_digest
         self._late = late_policy(config)
@@ -116,7 +123,7 @@ class Aggregation:
     def _decoded(self, payload: BlobRef, report: TrainingReport) -> DecodedResult:
         if (kept := self.decoded.of(payload, report)) is not None:
             return kept
-        return decode_result(self._artefacts.read(payload), report, self._shared, self._digest)
+        return decode_result(self._payloads.read(payload), report, self._shared, self._digest)
 
     def _steps(self, examples: int) -> int:
         """That so many examples take in a round."""

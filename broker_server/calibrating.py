@@ -16,6 +16,7 @@ from broker_server.calibration import CalibrationError, merge_ranges, read_repor
 from broker_server.config import ServerConfig
 from broker_server.program import trained_model
 from broker_server.store.ledger import Ledger
+from broker_server.store.payloads import Payloads
 from broker_server.versions import Versions
 from compression.errors import BrambleError
 from compression.models.quantisation import Ranges
@@ -59,10 +60,13 @@ class FederatedRanges(Record):
 class Calibrating:
     """The stage as it touches the disk."""
 
-    def __init__(self, config: ServerConfig, ledger: Ledger, artefacts: BlobStore) -> None:
+    def __init__(
+        self, config: ServerConfig, ledger: Ledger, artefacts: BlobStore, payloads: Payloads
+    ) -> None:
         self._config = config
         self._ledger = ledger
         self._artefacts = artefacts
+        self._payloads = payloads
 
     def plan(self, spec: ModelSpec, versions: Versions) -> RangesPlan:
         """What the devices are asked for the newest weights; the program is made when first asked.
@@ -93,7 +97,7 @@ class Calibrating:
         if asked is None:
             return
         reports = {
-            name: read_report(asked.plan, self._artefacts.read(result.payload))
+            name: read_report(asked.plan, self._payloads.read(result.payload))
             for name, result in results.items()
             if result.payload is not None
         }

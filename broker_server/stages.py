@@ -32,6 +32,7 @@ from broker_server.rounds.machine import CloseStage, RunState, Stage
 from broker_server.rounds.policy import late_policy
 from broker_server.run_plan import in_words, sparsity_of, stages_of, training_plan
 from broker_server.store.ledger import Ledger, TaskRow
+from broker_server.store.payloads import Payloads
 from broker_server.versions import Versions
 from compression.records import dumps, loads
 from compression.sparsity import zero_share
@@ -58,7 +59,8 @@ class Stages:
 
     Attributes:
         ledger: what happened.
-        artefacts: bundles, weights, steps and updates by content hash.
+        artefacts: bundles, weights, steps and large updates by content hash.
+        payloads: what devices sent with the results of the stage at work.
         late: what becomes of late results.
         choosing: of the cohorts.
         calibrating: the stage in which devices measure ranges.
@@ -70,10 +72,12 @@ class Stages:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # updates say something about their examples
         self.ledger = Ledger(ledger_path(config))
         self.artefacts = BlobStore(folder / "artefacts")
+        self.payloads = Payloads(self.ledger, self.artefacts)
         self._config = config
+        self._plan = stages_of(config)
         self.late = late_policy(config)
         self.choosing = Choosing(config, self.ledger)
-        self.calibrating = Calibrating(config, self.ledger, self.artefacts)
+        self.calibrating = Calibrating(config, self.ledger, self.artefacts, self.payloads)
         self.frozen = Frozen(config, self.ledger, self.artefacts)
         self._aggregation: Aggregation | None = None
         self._bundle: TrainableBundle | None = None
@@ -97,7 +101,7 @@ class Stages:
 
     def resume(self, now: float) -> RunState:
         """The state of the round machine as the ledger knows it."""
-        state = RunState(stages=stages_of(self._config), index=self.index, since=now)
+        state = RunState(stages=self._plan, index=self.index, since=now)
         if state.stage is None:
             return replace(state, phase="finished")
         reported = frozenset(self.ledger.results(state.index))
@@ -252,8 +256,8 @@ class Stages:
 
     def staleness(self, row: TaskRow) -> int | None:
         """How many stages of training ago a task was published; None if its results do not count now."""
-        plan, index = stages_of(self._config), self.index
-        stage = plan[index] if index < len(plan) else None
+        index = self.index
+        stage = self._plan[index] if index < len(self._plan) else None
         behind = index - row.stage
         both_train = stage is not None and stage.kind == row.task.kind == "train"
         return behind if behind == 0 or (both_train and self.late.accepts(behind)) else None
@@ -273,9 +277,10 @@ class Stages:
         decoded: DecodedResult | None = None,
     ) -> None:
         """Make a checked result durable; what it decoded to is kept for the mean."""
-        if payload:
-            self.artefacts.put(payload)
-        self.ledger.keep_result(task.number, device, self.index, result, now)
+        with self.ledger.transaction():
+            if result.payload is not None:
+                self.payloads.keep(result.payload, payload)
+            self.ledger.keep_result(task.number, device, self.index, result, now)
         if decoded is not None and result.payload is not None and result.training is not None:
             self.aggregation.decoded.keep(result.payload, result.training, decoded)
 
@@ -360,6 +365,7 @@ class Stages:
 
     def _mark_closed(self, command: CloseStage) -> None:
         self.ledger.close_task(command.number)
+        self.payloads.clear()  # of no use once they are in the mean
         self.ledger.set_fact("stages_closed", str(self.index + 1))
 
     def _amend(self, number: int, change: Callable[[RoundRecord], RoundRecord]) -> RoundRecord | None:
@@ -373,14 +379,14 @@ class Stages:
 
     def _merged_statistics(self, results: Mapping[str, Result]) -> BlobRef:
         parts = [
-            loads(ColumnStatistics, self.artefacts.read(result.payload), max_bytes=MAX_STATISTICS_BYTES)
+            loads(ColumnStatistics, self.payloads.read(result.payload), max_bytes=MAX_STATISTICS_BYTES)
             for result in results.values()
             if result.payload is not None
         ]
         return self.artefacts.put(dumps(reduce(add, parts)))
 
     def _prune(self) -> None:
-        """Updates are of no use once they are in the mean, nor are versions that nobody can step from."""
+        """Remove files of updates that are in the mean, and of versions that nobody can step from."""
         kept = [digest for digest in (self.ledger.fact("bundle"), self.ledger.fact("statistics")) if digest]
         kept += [ref.digest for ref in self.frozen.blobs()]
         if self._versions is not None:
@@ -394,7 +400,9 @@ class Stages:
         self._bundle = bundle
         self._ref = ref
         self._versions = Versions(self.ledger, self.artefacts, bundle.spec, ref.digest)
-        self._aggregation = Aggregation(self._config, self.ledger, self.artefacts, bundle.spec, ref.digest)
+        self._aggregation = Aggregation(
+            self._config, self.ledger, self.artefacts, self.payloads, bundle.spec, ref.digest
+        )
 
     def _table_input(self) -> TableInput:
         digest = self.ledger.fact("statistics")

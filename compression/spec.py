@@ -197,6 +197,8 @@ class ModelSpec(Record):
 
     def without(self, names: Collection[str]) -> ModelSpec:
         """The same with some tensors left out; raise `RecordError` for unknown ones, or if none is left."""
+        if not names:
+            return self
         if unknown := sorted(set(names) - {tensor.name for tensor in self.tensors}):
             raise RecordError(f"ModelSpec {self.name}: there is no tensor {unknown[0]!r}")
         return replace(self, tensors=tuple(t for t in self.tensors if t.name not in names))

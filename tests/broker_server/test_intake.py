@@ -23,7 +23,7 @@ from broker_server.uploads import SLOT_TIMEOUT_S, SLOTS, Uploads
 from compression.spec import ImageInput, ModelSpec, TensorSpec, TrainableBundle
 from compression.updates import PROFILES, encode_update
 from edge_client.inference.likeness import feature_count, moments
-from edge_client.session.blobs import BlobStore
+from edge_client.session.blobs import BlobError, BlobStore
 from edge_client.wire.blobs import CHUNK_BYTES, BlobRef, split
 from edge_client.wire.calibration import TEMPERATURES, CalibrationSums
 from edge_client.wire.chunks import Chunk, Grant
@@ -243,10 +243,11 @@ def test_after_closing_only_what_is_needed_stays_on_disk(desk: Desk) -> None:
     desk.send("pi-1", desk.payload(1.0))
     update = desk.stages.ledger.results(0)["pi-1"].payload
     report = desk.stages.ledger.results(0)["pi-1"].training
-    assert update is not None and desk.stages.artefacts.has(update)
+    assert update is not None and desk.stages.payloads.read(update) == desk.payload(1.0)
     assert report is not None and desk.stages.aggregation.decoded.of(update, report) is not None
     desk.stages.close(CloseStage(Stage("train", 1), desk.task.number, ("pi-1",), {}), {}, 0, 0.0)
-    assert not desk.stages.artefacts.has(update)
+    with pytest.raises(BlobError, match="not here"):
+        desk.stages.payloads.read(update)
     assert desk.stages.aggregation.decoded.of(update, report) is None
     assert desk.stages.artefacts.has(desk.stages.bundle_ref)
     again = Stages_again(desk)

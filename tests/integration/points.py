@@ -46,7 +46,7 @@ SERVER = {
     "task-written-before-it-is-published": Point("broker_server.stages:Stages.make_task", "after", 3),
     "task-published": Point("broker_server.publisher:Publisher.task", "after", 3),
     "update-checked-before-it-is-stored": Point("broker_server.stages:Stages.accept", "before", 5),
-    "update-stored-before-the-ledger": Point("broker_server.store.ledger:Ledger.keep_result", "before", 5),
+    "update-stored-before-its-result": Point("broker_server.store.ledger:Ledger.keep_result", "before", 5),
     "ledger-written-before-the-receipt": Point("broker_server.store.ledger:Ledger.keep_result", "after", 5),
     "receipt-sent-before-the-acknowledgement": Point("broker_server.ingest:Intake._accept", "after", 5),
     "all-updates-in-before-the-stage-closes": Point("broker_server.ingest:Intake._accept", "after", 6),

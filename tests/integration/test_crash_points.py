@@ -163,7 +163,7 @@ def test_the_server_killed_at_a_point(fleet: FaultyFleet, undisturbed: tuple[str
     "point",
     [
         "task-published",
-        "update-stored-before-the-ledger",
+        "update-stored-before-its-result",
         "ledger-written-before-the-receipt",
         "commit-done-before-the-next-task",
     ],
