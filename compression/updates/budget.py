@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,9 +16,24 @@ HEADER_BYTES = 65  # header, checksum, lengths of sections, tables of the entrop
 AT_LEAST = 0.5  # share of the bytes that values get in a model so small that headers would take the rest
 
 
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a profile's bytes go to.
+
+    Attributes:
+        components: by matrix.
+        coded: the same as `encode_components` writes them.
+        density: share of values that the other bytes can hold.
+    """
+
+    components: Components
+    coded: tuple[bytes, bytes, bytes]
+    density: float
+
+
 def spend(
     values: Floats, matrices: Sequence[Matrix], parameters: int, beside: float, profile: CodecProfile
-) -> tuple[Components, float]:
+) -> Spent:
     """Choose components for a profile's number of bytes, and subtract them from the values.
 
     Args:
@@ -26,16 +42,23 @@ def spend(
         parameters: of the model.
         beside: bits that all other tensors take.
         profile: with `times`.
-
-    Returns:
-        The components by matrix, and the share of values that the other bytes can hold.
     """
     whole = 32 * parameters / profile.times
     budget = max(whole - 8 * HEADER_BYTES - beside, AT_LEAST * whole)
-    worth = worth_of_a_bit(values, density_for(values.size, budget, profile.bits), profile.bits)
-    components = take_components(values, matrices, profile.level, worth, budget)
-    spent = 8 * sum(map(len, encode_components(components)))
-    return components, density_for(values.size, budget - spent, profile.bits)
+    unit = _unit(values)
+    values /= unit  # squares of large values would overflow
+    least = worth_of_a_bit(values, density_for(values.size, budget, profile.bits), profile.bits)
+    components = take_components(values, unit, matrices, profile.level, least, budget)
+    values *= unit
+    coded = encode_components(components)
+    left = budget - 8 * sum(map(len, coded))
+    return Spent(components, coded, density_for(values.size, left, profile.bits))
+
+
+def _unit(values: Floats) -> np.float32:
+    """The power of two above the largest magnitude: nothing is rounded in a division by it."""
+    peak = max(-float(values.min(initial=0)), float(values.max(initial=0)))
+    return np.float32(2.0 ** math.frexp(peak)[1])
 
 
 def density_for(places: int, budget: float, bits: int) -> float:
@@ -60,13 +83,9 @@ def kept_bits(density: float, bits: int) -> float:
 
 
 def worth_of_a_bit(values: Floats, density: float, bits: int) -> float:
-    """Share of all energy (sum of squares) that the smallest of the kept values has for each of its bits."""
+    """Energy (square) that the smallest of the kept values has for each of its bits."""
     count = math.ceil(density * values.size)
-    magnitudes = np.abs(values)
-    peak = magnitudes.max(initial=np.float32(0))
-    if not 0 < count < values.size or peak == 0:
+    if not 0 < count < values.size:
         return 0.0
-    magnitudes /= peak  # squares of large values would overflow
-    energy = float(np.vdot(magnitudes, magnitudes))
-    smallest = float(nth_largest(magnitudes, count))
-    return smallest * smallest / energy / (math.log2((1 - density) / density) + bits)
+    smallest = float(nth_largest(np.abs(values), count))
+    return smallest * smallest / (math.log2((1 - density) / density) + bits)

@@ -16,19 +16,16 @@ import numpy.typing as npt
 
 from compression.updates import integers
 from compression.updates.errors import CodecError
+from compression.updates.leading import Leading, leading, product, squares
 from compression.updates.sections import Reader
 from compression.updates.stages import NEGLIGIBLE, Floats
 
 COMPONENT_BITS = 48.0  # its step, and its share of what else there is
-ITERATIONS = 2
-SPARE = 4  # directions more than are wanted: the last of them converge slowly
 CHUNK = 1 << 15  # values
-ONE_THREAD = 1 << 18  # multiplications: OpenBLAS takes more threads for more than these
 MOST = 16  # of a tensor: a payload of a few bytes cannot ask for more work than that
 LARGEST_LEVEL = 127
 
 Integers = npt.NDArray[np.int8]
-Doubles = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,36 +75,31 @@ def matrices_of(shapes: Sequence[tuple[int, ...]]) -> list[Matrix]:
 
 
 def take_components(
-    values: Floats, matrices: Sequence[Matrix], level: int, worth: float, budget: float
+    values: Floats, unit: np.float32, matrices: Sequence[Matrix], level: int, least: float, budget: float
 ) -> Components:
-    """Choose the components that take away most energy a bit, and subtract them.
+    """Choose the components that take away most energy (sum of squares) a bit, and subtract them.
 
     Args:
-        values: of all pruned tensors; what remains is left in them.
+        values: of all pruned tensors, none above 1; what remains is left in them.
+        unit: what 1 stands for.
         matrices: where those lie.
         level: largest magnitude that a number of a component is rounded to.
-        worth: what a bit takes away elsewhere, as a share of all energy (sum of squares).
+        least: energy that a bit takes away elsewhere.
         budget: bits.
 
     Returns:
         For each matrix its components in order.
     """
-    peak = np.abs(values).max(initial=np.float32(0))
-    if peak < NEGLIGIBLE:
-        return [[] for _ in matrices]
     parts = [matrix.of(values) for matrix in matrices]
-    found = [_leading(part / peak, matrix.most) for part, matrix in zip(parts, matrices, strict=True)]
     bits = [number_bits(level) * (matrix.rows + matrix.columns) + COMPONENT_BITS for matrix in matrices]
-    least = worth * sum(float(np.square(part / peak).sum()) for part in parts)
-    offers = [(gain / bits[n], n) for n, leading in enumerate(found) for gain in leading.energies]
+    found = [leading(part, matrix.most) for part, matrix in zip(parts, matrices, strict=True)]
+    offers = [(gain / bits[n], n) for n, each in enumerate(found) for gain in each.energies]
     ranks = [0] * len(matrices)
     for gain, n in sorted(offers, reverse=True):
         if gain > least and bits[n] <= budget:
             ranks[n] += 1
             budget -= bits[n]
-    return [
-        leading.take(rank, level, part, peak) for leading, rank, part in zip(found, ranks, parts, strict=True)
-    ]
+    return [_take(*each, level, unit) for each in zip(parts, found, ranks, strict=True)]
 
 
 def number_bits(level: int) -> float:
@@ -115,77 +107,17 @@ def number_bits(level: int) -> float:
     return math.log2(2 * level + 1) - 0.4
 
 
-@dataclass(frozen=True, slots=True)
-class _Leading:
-    """The leading singular vectors of a matrix, in columns, and the energy of each pair."""
-
-    energies: list[float]
-    left: Floats
-    right: Floats
-
-    def take(self, rank: int, level: int, matrix: Floats, peak: np.float32) -> list[Component]:
-        """The first so many as components, their steps by least squares, subtracted from the matrix."""
-        if rank == 0:
-            return []
-        left, right = (_rounded(vectors[:, :rank], level) for vectors in (self.left, self.right))
-        products = np.einsum("ij,ij->j", left, _product(matrix / peak, right))
-        shares = np.linalg.lstsq(_squares(left) * _squares(right), products, rcond=None)[0]
-        steps = np.clip(shares, 0, 1).astype(np.float32) * peak
-        steps[steps < NEGLIGIBLE] = 0
-        matrix -= _product(left * steps, right.T)
-        return [Component(*each) for each in zip(steps, _whole(left), _whole(right), strict=True)]
-
-
-def _leading(matrix: Floats, count: int) -> _Leading:
-    """By subspace iteration (Halko et al., 2011) from directions that are always the same."""
-    if count == 0:
-        return _Leading([], matrix[:, :0], matrix[:0].T)
-    width = min(count + SPARE, *matrix.shape)
-    right = np.random.default_rng(0).standard_normal((matrix.shape[1], width), np.float32)
-    for _ in range(ITERATIONS):
-        right = _product(matrix.T, _orthonormal(_product(matrix, _orthonormal(right))))
-    right = _orthonormal(right)
-    left = _product(matrix, right)
-    energies, turn = _axes(left)
-    first = turn[:, :count].astype(np.float32)
-    return _Leading(energies[:count].tolist(), _product(left, first), _product(right, first))
-
-
-def _orthonormal(vectors: Floats) -> Floats:
-    """Columns of the same span; zeros for those that are float32's noise."""
-    energies, turn = _axes(vectors)
-    sound = energies > 1e-6 * energies[0]
-    scales = np.where(sound, 1 / np.sqrt(np.where(sound, energies, 1)), 0)
-    return _product(vectors, (turn * scales).astype(np.float32))
-
-
-def _axes(vectors: Floats) -> tuple[Doubles, Doubles]:
-    """What turns columns into orthogonal ones, and the energies of these, the largest first.
-
-    Eigenvectors of the small matrix of products: many times faster than a decomposition of the large one.
-    """
-    energies, turn = np.linalg.eigh(_squares(vectors))
-    return energies[::-1], turn[:, ::-1]
-
-
-def _squares(vectors: Floats) -> Doubles:
-    """The products of all pairs of columns."""
-    width = vectors.shape[1]
-    total = np.zeros((width, width))
-    rows = max(ONE_THREAD // max(width * width, 1), 1)
-    for start in range(0, len(vectors), rows):
-        part = vectors[start : start + rows]
-        total += part.T.copy() @ part
-    return total
-
-
-def _product(first: Floats, second: Floats) -> Floats:
-    """``first @ second``, so few rows at a time that BLAS starts no threads: they wait for each other."""
-    result = np.empty((len(first), second.shape[1]), np.float32)
-    rows = max(ONE_THREAD // max(second.size, 1), 1)
-    for start in range(0, len(first), rows):
-        np.matmul(first[start : start + rows], second, out=result[start : start + rows])
-    return result
+def _take(matrix: Floats, found: Leading, rank: int, level: int, unit: np.float32) -> list[Component]:
+    """The first so many as components, their steps by least squares, subtracted from the matrix."""
+    if rank == 0:
+        return []
+    left, right = (_rounded(vectors, level) for vectors in found.vectors(matrix, rank))
+    products = np.einsum("ij,ij->j", left, product(matrix, right))
+    shares = np.linalg.lstsq(squares(left) * squares(right), products, rcond=None)[0]
+    steps = np.clip(shares, 0, 1).astype(np.float32)
+    steps[steps * unit < NEGLIGIBLE] = 0
+    matrix -= product(left * steps, right.T)
+    return [Component(*each) for each in zip(steps * unit, _whole(left), _whole(right), strict=True)]
 
 
 def _whole(vectors: Floats) -> Integers:

@@ -11,14 +11,8 @@ import numpy as np
 from compression.spec import TensorSpec, Weights
 from compression.updates import integers
 from compression.updates.bits import pack_flags, unpack_flags
-from compression.updates.budget import spend
-from compression.updates.components import (
-    Components,
-    add_components,
-    decode_components,
-    encode_components,
-    matrices_of,
-)
+from compression.updates.budget import Spent, spend
+from compression.updates.components import add_components, decode_components, matrices_of
 from compression.updates.errors import CodecError
 from compression.updates.floats import read_short, shorten, write_short
 from compression.updates.header import Header
@@ -59,8 +53,8 @@ def write_compressed(
     """Header fields, nine sections and those of components; return what their reader will reconstruct."""
     layout = plan_layout(delta, statistics, profile.whole_share)
     pruned = join(delta, layout, PRUNED)
-    components, density = _components(pruned, layout, header.parameters, profile)
-    positions = _choose(pruned, layout, profile.scope, density)
+    spent = _spent(pruned, layout, header.parameters, profile)
+    positions = _choose(pruned, layout, profile.scope, spent.density if spent else profile.density)
     values, size = pruned[positions], pruned.size
     del pruned  # as large as the update, and not needed any more
     header = replace(
@@ -82,19 +76,17 @@ def write_compressed(
     writer.section(encode_positions(positions, size))
     _write_quantised(quantised, header, writer)
     kept = _scatter(quantised, positions, size)
-    if components is not None:
-        for coded in encode_components(components):
+    if spent:
+        for coded in spent.coded:
             writer.section(coded)
-        add_components(kept, matrices_of(layout.shapes_of(PRUNED)), components)
+        add_components(kept, matrices_of(layout.shapes_of(PRUNED)), spent.components)
     return split({PRUNED: kept, WHOLE: whole, STATISTIC: measured}, layout)
 
 
-def _components(
-    pruned: Floats, layout: Layout, parameters: int, profile: CodecProfile
-) -> tuple[Components | None, float]:
-    """The components of a profile with a number of bytes, and the share of values kept beside them."""
+def _spent(pruned: Floats, layout: Layout, parameters: int, profile: CodecProfile) -> Spent | None:
+    """What a profile's number of bytes goes to; None without one."""
     if not profile.times:
-        return None, profile.density
+        return None
     beside = sum(layout.sizes(WHOLE)) * (profile.whole_mantissa + SHORT_BITS)
     beside += sum(layout.sizes(STATISTIC)) * (profile.statistic_mantissa + SHORT_BITS)
     return spend(pruned, matrices_of(layout.shapes_of(PRUNED)), parameters, beside, profile)

@@ -42,6 +42,7 @@ MAX_BITS = 27  # of a value: positions in 100 million parameters
 MAX_MANTISSA = 7
 _CHUNK = 1 << 16  # values whose intermediate results exist at a time
 _SAMPLE = 1 << 16  # values by which the number of mantissa bits is chosen
+_LEAST_TOKENS = 8  # bytes: method, number of mantissa bits, table, state
 _NEARLY = 1.03  # so many times the bytes of `rans` are worth its time
 
 
@@ -51,10 +52,13 @@ def encode(values: Unsigned) -> bytes:
         return b""
     width = int(values.max()).bit_length()
     low_bits, rice_size = _rice_parameter(values)
-    tokens = _encode_tokens(values)
-    if len(tokens) <= min(rice_size, 2 + packed_size(width * values.size)):
-        return tokens
-    if rice_size < 2 + packed_size(width * values.size):
+    fixed_size = 2 + packed_size(width * values.size)
+    plain_size = min(rice_size, fixed_size)
+    if plain_size > _LEAST_TOKENS:
+        mantissa, estimate = _mantissa_bits(values, width)
+        if estimate <= plain_size and len(tokens := _encode_tokens(values, mantissa)) <= plain_size:
+            return tokens
+    if rice_size < fixed_size:
         return _encode_rice(values, low_bits)
     return bytes([FIXED, width]) + pack_planes(values, width)
 
@@ -155,8 +159,7 @@ def _tokens_of_chunk(
     return tokens, left_out
 
 
-def _encode_tokens(values: Unsigned) -> bytes:
-    mantissa = _mantissa_bits(values)
+def _encode_tokens(values: Unsigned, mantissa: int) -> bytes:
     tokens, left_out = _tokens(values, mantissa)
     method, coded = _code_tokens(tokens)
     return bytes([method, mantissa]) + coded + pack_ragged(values, left_out)
@@ -187,24 +190,35 @@ def _inflate(data: Bytes, count: int) -> tuple[rans.Symbols, int]:
     return np.frombuffer(tokens, np.uint8), len(data) - len(stream.unused_data)
 
 
-def _mantissa_bits(values: Unsigned) -> int:
-    """The number that makes the code smallest: of all values at once, each number for the few that differ."""
+def _mantissa_bits(values: Unsigned, width: int) -> tuple[int, float]:
+    """The number that makes the code smallest, and about how many bytes that has.
+
+    Of all values at once, each number for the few that differ.
+    """
     sample = values[:: max(values.size // _SAMPLE, 1)]
     weight = values.size / sample.size
-    top = int(values.max()).bit_length()
-    usable = np.array([m for m in range(MAX_MANTISSA + 1) if (max(top - 1 - m, 0) + 2) << m <= 256], np.int32)
-    kinds, counts = _kinds(sample)
+    most = min(MAX_MANTISSA, width)  # with more, too, each value is its own token
+    usable = np.array([m for m in range(most + 1) if (max(width - 1 - m, 0) + 2) << m <= 256], np.int32)
+    kinds, counts = _kinds(sample, width)
     tokens, left_out = _tokens_of_chunk(kinds, usable[:, np.newaxis])
-    rows = 256 * np.arange(usable.size)[:, np.newaxis]
+    alphabets = tokens.max(axis=1) + 1
+    columns = int(alphabets.max())
+    rows = columns * np.arange(usable.size)[:, np.newaxis]
     often = np.broadcast_to(counts, tokens.shape).ravel()
-    tables = np.bincount((tokens + rows).ravel(), often, 256 * usable.size).reshape(-1, 256)
+    tables = np.bincount((tokens + rows).ravel(), often, columns * usable.size).reshape(-1, columns)
     body = rans.estimated_sizes(tables.astype(np.int64)) + (left_out * counts).sum(axis=1) / 8
-    fixed = tokens.max(axis=1) * rans.CODE_BITS / 8
-    return int(usable[int(np.argmin(fixed + (body - fixed) * weight))])
+    fixed = alphabets * rans.CODE_BITS / 8
+    sizes = fixed + (body - fixed) * weight
+    best = int(np.argmin(sizes))
+    return int(usable[best]), 2 + float(sizes[best])
 
 
-def _kinds(values: Unsigned) -> tuple[Unsigned, npt.NDArray[np.int64]]:
+def _kinds(values: Unsigned, width: int) -> tuple[Unsigned, npt.NDArray[np.int64]]:
     """The smallest value of each finest token, and how often the token occurs."""
+    if width <= MAX_MANTISSA + 1:  # each is its own
+        counts = np.bincount(values)
+        used = np.flatnonzero(counts)
+        return used.astype(np.uint32), counts[used]
     counts = np.zeros((MAX_BITS + 1) << MAX_MANTISSA, np.int64)
     for start in range(0, values.size, _CHUNK):
         tokens, _ = _tokens_of_chunk(values[start : start + _CHUNK], MAX_MANTISSA)
