@@ -23,6 +23,8 @@ NAMING = (  # tell rows apart
     "batch",
     "xnnpack",
     "device",
+    "network",
+    "link",
 )
 COMPARED: Mapping[str, tuple[Sort, str]] = {  # key of a result: what it is, and a word for it
     "samples_ms": ("time", ""),
@@ -100,6 +102,8 @@ def _joined(*words: str) -> str:
 def _word(key: str, value: Any) -> str:
     if key == "xnnpack":
         return "" if value else "no XNNPACK"
+    if key == "network":
+        return "" if value == "loopback" else str(value)
     if key in ("threads", "batch"):
         return f"{key} {value}"
     return Path(str(value)).name if key in ("file", "model") else str(value)

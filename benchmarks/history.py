@@ -215,9 +215,8 @@ def _words(row: Result, key: str) -> tuple[str, ...]:
 
 def title_of(result: Result) -> str:
     """What was measured, when and where, and what all of its rows have in common."""
-    return ", ".join(
-        [str(result["benchmark"]), str(result.get("at", "?")), where_of(result), *common_words(result)]
-    )
+    words = [str(result["benchmark"]), str(result.get("at", "?")), where_of(result), *common_words(result)]
+    return ", ".join([*words, *(str(result[key]) for key in ("network", "link") if result.get(key))])
 
 
 def where_of(result: Result) -> str:

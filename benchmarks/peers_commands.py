@@ -24,6 +24,7 @@ def add_peers(commands: Commands) -> None:
         _peers,
         "ours beside Flower and a bare MQTT exchange: a round's time and bytes, memory; training left out",
         "bramble-bench peers --clients 10 --rounds 5 --json",
+        "sudo bramble-bench peers --network namespaces --pin --link 10mbit",
     )
     _add_plan(parser, clients=10, rounds=5)
     parser.add_argument(
@@ -66,6 +67,19 @@ def _add_plan(parser: argparse.ArgumentParser, *, clients: int, rounds: int) -> 
     parser.add_argument(
         "--timeout", type=seconds, default=900.0, metavar="S", help="for each system (default: %(default)g)"
     )
+    parser.add_argument(
+        "--network",
+        choices=("loopback", "namespaces"),
+        default="loopback",
+        help="namespaces: a veth link of MTU 1500 for each, bytes by the bridge's ports; needs root "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--link", metavar="RATE", help="of each client's link both ways, as 10mbit; needs namespaces"
+    )
+    parser.add_argument(
+        "--pin", action="store_true", help="all systems on one core, sampler and counter on the others"
+    )
 
 
 def _peers(arguments: argparse.Namespace) -> int:
@@ -76,8 +90,10 @@ def _peers(arguments: argparse.Namespace) -> int:
     with progress_bar() as report:
         result = benchmark_peers(plan, flower_python=arguments.flower_python, report=report)
     words = verdict(result)
-    text = f"{_table([result.ours, result.flower, result.bare])}\n\n{words}"
-    return emit(arguments, "peers", environment, asdict(result) | {"verdict": words}, text)
+    text = f"{_table([result.ours, result.flower, result.bare])}\n{result.setup.words()}\n\n{words}"
+    plain = asdict(result)
+    plain |= plain.pop("setup")
+    return emit(arguments, "peers", environment, plain | {"verdict": words}, text)
 
 
 def _fleet(arguments: argparse.Namespace) -> int:
@@ -86,9 +102,10 @@ def _fleet(arguments: argparse.Namespace) -> int:
     plan = _plan(arguments)
     environment = read_environment()
     with progress_bar() as report:
-        result = run_fleet(plan, report=report)
+        result, setup = run_fleet(plan, report=report)
     plain = {"clients": plan.clients, "rounds": plan.rounds, "codec": plan.codec, "fleet": asdict(result)}
-    return emit(arguments, "fleet", environment, plain, _table([result]))
+    text = f"{_table([result])}\n{setup.words()}"
+    return emit(arguments, "fleet", environment, plain | asdict(setup), text)
 
 
 def _plan(arguments: argparse.Namespace) -> Plan:
@@ -98,6 +115,9 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         codec=arguments.codec,
         broker=arguments.broker,
         timeout_s=arguments.timeout,
+        network=arguments.network,
+        link=arguments.link,
+        pin=arguments.pin,
     )
 
 

@@ -1,7 +1,7 @@
 """The floor: the exchange over MQTT with nothing around it. float32 both ways, a sum, no checks, no disk.
 
-``python -m benchmarks.peers.bare server PORT CLIENTS ROUNDS MARKS`` or ``... client PORT NAME``. The topics
-are the fleet's, since the broker's access list knows no others.
+``python -m benchmarks.peers.bare server HOST PORT CLIENTS ROUNDS MARKS`` or ``... client HOST PORT NAME``.
+The topics are the fleet's, since the broker's access list knows no others.
 """
 
 from __future__ import annotations
@@ -25,26 +25,27 @@ FLEET = "bench"
 TOPICS = Topics(FLEET)
 GLOBAL = TOPICS.all(TASK)
 KEEPALIVE_S = 60
+Inbox = queue.Queue[tuple[str, bytes]]
 
 
-def connect(name: str, port: int, topics: Sequence[str]) -> tuple[Client, queue.Queue[tuple[str, bytes]]]:
+def connect(name: str, host: str, port: int, topics: Sequence[str]) -> tuple[Client, Inbox]:
     """A connected client, and what comes in on its topics."""
-    inbox: queue.Queue[tuple[str, bytes]] = queue.Queue()
+    inbox: Inbox = queue.Queue()
     client = Client(CallbackAPIVersion.VERSION2, client_id=name, protocol=MQTTProtocolVersion.MQTTv311)
     client.on_message = lambda _client, _data, message: inbox.put((message.topic, bytes(message.payload)))
     subscribed: queue.Queue[None] = queue.Queue()
     client.on_subscribe = lambda *_: subscribed.put(None)
     client.username_pw_set(name)
-    client.connect("127.0.0.1", port, keepalive=KEEPALIVE_S)
+    client.connect(host, port, keepalive=KEEPALIVE_S)
     client.loop_start()
     client.subscribe([(topic, 1) for topic in topics])
     subscribed.get(timeout=KEEPALIVE_S)
     return client, inbox
 
 
-def serve(port: int, clients: int, rounds: int, marks: Path) -> None:
+def serve(host: str, port: int, clients: int, rounds: int, marks: Path) -> None:
     """Send the weights, add up the answers, say that the round is over, begin the next."""
-    client, inbox = connect(AGGREGATOR, port, TOPICS.server_filters())
+    client, inbox = connect(AGGREGATOR, host, port, TOPICS.server_filters())
     here: set[str] = set()
     while len(here) < clients:
         here.add(inbox.get()[0])
@@ -61,9 +62,9 @@ def serve(port: int, clients: int, rounds: int, marks: Path) -> None:
     client.disconnect()
 
 
-def take_part(port: int, name: str) -> None:
+def take_part(host: str, port: int, name: str) -> None:
     """Answer weights with a made-up update until an empty message comes."""
-    client, inbox = connect(name, port, [GLOBAL])
+    client, inbox = connect(name, host, port, [GLOBAL])
     client.publish(TOPICS.up(name, STATUS), b"here", qos=1, retain=True)  # the server may come later
     update = (1e-3 * np.random.default_rng().standard_t(3, PARAMETERS)).astype(np.float32)
     while inbox.get()[1]:
@@ -73,6 +74,6 @@ def take_part(port: int, name: str) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "server":
-        serve(int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[5]))
+        serve(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]), Path(sys.argv[6]))
     else:
-        take_part(int(sys.argv[2]), sys.argv[3])
+        take_part(sys.argv[2], int(sys.argv[3]), sys.argv[4])

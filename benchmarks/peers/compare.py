@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.peers.bare import PARAMETERS
 from benchmarks.peers.floor import run_bare
 from benchmarks.peers.flower import find_flower, run_flower
+from benchmarks.peers.network import check_network, open_network
 from benchmarks.peers.ours import run_ours
 from benchmarks.peers.plan import Plan, Report, SystemResult
+from benchmarks.peers.setup import Setup
 from compression.updates import PROFILES
 
 MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of its own is made in it
@@ -40,6 +46,7 @@ class PeersResult:
     rounds: int
     parameters: int
     codec: str
+    setup: Setup
     ours: SystemResult
     flower: SystemResult
     bare: SystemResult
@@ -57,14 +64,16 @@ def benchmark_peers(
     find_flower(flower_python)  # before the first minute is spent
     check_plan(plan)
     short = replace(plan, rounds=max(plan.rounds, SHORT_ROUNDS))
-    bare = in_folder(lambda folder: run_bare(short, folder, report))
-    ours = in_folder(lambda folder: run_ours(settled(short), folder, report))
-    flower = in_folder(lambda folder: run_flower(plan, folder, flower_python, report))
+    with ended_in_order(), open_network(plan) as network:
+        bare = in_folder(lambda folder: run_bare(short, folder, network, report))
+        ours = in_folder(lambda folder: run_ours(settled(short), folder, network, report))
+        flower = in_folder(lambda folder: run_flower(plan, folder, network, flower_python, report))
     return PeersResult(
         clients=plan.clients,
         rounds=plan.rounds,
         parameters=PARAMETERS,
         codec=plan.codec,
+        setup=network.setup,
         ours=ours,
         flower=flower,
         bare=bare,
@@ -72,16 +81,38 @@ def benchmark_peers(
     )
 
 
-def run_fleet(plan: Plan, *, report: Report = lambda _what, _share: None) -> SystemResult:
-    """Ours alone."""
+def run_fleet(plan: Plan, *, report: Report = lambda _what, _share: None) -> tuple[SystemResult, Setup]:
+    """Ours alone, and in what it was measured."""
     check_plan(plan)
-    return in_folder(lambda folder: run_ours(settled(plan), folder, report))
+    with ended_in_order(), open_network(plan) as network:
+        return in_folder(lambda folder: run_ours(settled(plan), folder, network, report)), network.setup
 
 
 def check_plan(plan: Plan) -> None:
-    """Raise `BenchmarkError` for a codec that does not exist."""
+    """Raise `BenchmarkError` for a codec that does not exist, or a link where there can be none."""
     if plan.codec not in PROFILES:
         raise BenchmarkError(f"unknown profile {plan.codec!r}; known are {', '.join(PROFILES)}")
+    check_network(plan)
+
+
+@contextlib.contextmanager
+def ended_in_order() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the run as Ctrl-C does, all that it has started too; a second is ignored."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # which no signal reaches
+        yield
+        return
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def settled(plan: Plan) -> Plan:

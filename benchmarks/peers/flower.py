@@ -1,4 +1,4 @@
-"""Flower over its real SuperLink and SuperNodes on loopback, in an environment of its own."""
+"""Flower over its real SuperLink and SuperNodes, in an environment of its own."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 
 from benchmarks.errors import BenchmarkError
+from benchmarks.peers.network import Network
 from benchmarks.peers.plan import EXAMPLES, SHAPES, Plan, Report, SystemResult
-from benchmarks.peers.rig import SAMPLE_S, Processes, counted, summarise, watch_rounds
+from benchmarks.peers.rig import SAMPLE_S, Processes, summarise, watch_rounds
 from benchmarks.processes import Sampler
 
 SETTINGS = """\
@@ -34,11 +35,10 @@ clientapp = "measured.app:client"
 
 [tool.flwr.app.config]
 """
-CONNECTION = (
-    '[superlink]\ndefault = "here"\n\n[superlink.here]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
-)
+CONNECTION = '[superlink]\ndefault = "here"\n\n[superlink.here]\naddress = "{host}:{port}"\ninsecure = true\n'
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 START_S = 60.0
+LISTEN = "0A"  # state of a socket in /proc/net/tcp
 VENV = Path.home() / ".local/share/bramble/flower"  # where one is looked for
 HOW = "python3 -m venv {0} && {0}/bin/pip install 'flwr>=1.40,<2'"  # as the extra `peers` in setup.py
 
@@ -68,7 +68,9 @@ def find_flower(python: Path | None) -> tuple[Path, str]:
     return programs, answer.stdout.strip()
 
 
-def run_flower(plan: Plan, folder: Path, python: Path | None, report: Report) -> SystemResult:
+def run_flower(
+    plan: Plan, folder: Path, network: Network, python: Path | None, report: Report
+) -> SystemResult:
     """Rounds of Flower's FedAvg, training only.
 
     Raises:
@@ -79,21 +81,21 @@ def run_flower(plan: Plan, folder: Path, python: Path | None, report: Report) ->
     link = free_port()
     app = _write_app(folder, plan, marks)
     home.mkdir()
-    (home / "config.toml").write_text(CONNECTION.format(port=link))
+    (home / "config.toml").write_text(CONNECTION.format(host=network.host, port=link))
     environment = {**QUIET, "FLWR_HOME": str(home), "PATH": f"{programs}:/usr/bin:/bin"}
-    with Processes(folder) as processes:
+    with Processes(folder, network) as processes:
         superlink = processes.start(
             "superlink",
             [
                 str(programs / "flower-superlink"),
                 "--insecure",
                 "--disable-runtime-dependency-installation",
-                *("--host", "127.0.0.1", "--port", str(link)),
+                *("--host", network.host, "--port", str(link)),
             ],
             environment=environment,
         )
-        _wait_for(link, processes)
-        with counted(link) as relay:
+        _wait_for(superlink.pid, link, processes)
+        with network.counted(link) as counted:
             started, roots = time.monotonic(), {"server": superlink.pid}
             for number in range(plan.clients):
                 node = processes.start(
@@ -101,9 +103,10 @@ def run_flower(plan: Plan, folder: Path, python: Path | None, report: Report) ->
                     [
                         str(programs / "flower-supernode"),
                         "--insecure",
-                        *("--superlink", f"127.0.0.1:{relay.port}"),
+                        *("--superlink", f"{counted.host}:{counted.port}"),
                         *("--host", "127.0.0.1", "--port", str(free_port())),
                     ],
+                    at=number,
                     environment={**environment, "FLWR_HOME": str(folder / f"home-{number}")},
                 )
                 roots[f"client-{number}"] = node.pid
@@ -117,7 +120,7 @@ def run_flower(plan: Plan, folder: Path, python: Path | None, report: Report) ->
             plan,
             started,
             found,
-            relay,
+            counted,
             sampler,
             note=f"flwr {version}, SuperLink and SuperNodes, defaults, no TLS, FedAvg of float32",
             mqtt=False,
@@ -129,6 +132,12 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+def listens(pid: int, port: int) -> bool:
+    """Whether something does at a TCP port of IPv4 in a process's network, which need not be ours."""
+    table = Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]
+    return any(fields[1].endswith(f":{port:04X}") and fields[3] == LISTEN for fields in map(str.split, table))
 
 
 def _write_app(folder: Path, plan: Plan, marks: Path) -> Path:
@@ -148,14 +157,11 @@ def _write_app(folder: Path, plan: Plan, marks: Path) -> Path:
     return app
 
 
-def _wait_for(port: int, processes: Processes) -> None:
+def _wait_for(pid: int, port: int, processes: Processes) -> None:
     until = time.monotonic() + START_S
     while time.monotonic() < until:
         processes.check()
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.1)
-        else:
+        if listens(pid, port):
             return
+        time.sleep(0.1)
     raise BenchmarkError(f"Flower's SuperLink did not listen within {START_S:g} s")

@@ -1,7 +1,7 @@
 """Child: the real server on the real broker, told where it may listen by nobody: any free port.
 
-``python -m benchmarks.peers.our_server FOLDER CLIENTS ROUNDS CODEC BROKER`` writes ``settings.json`` (where
-devices connect, whose signatures they trust) and a mark at the end of each round.
+``python -m benchmarks.peers.our_server FOLDER HOST CLIENTS ROUNDS CODEC BROKER`` writes ``settings.json``
+(where devices connect, whose signatures they trust) and a mark at the end of each round.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.peers.bare import FLEET
+from benchmarks.peers.plain_broker import facts, open_plain
 from benchmarks.peers.plan import INPUT
 from benchmarks.peers.rig import write_mark
-from broker_server.broker.factory import open_broker
 from broker_server.config import (
     BrokerConfig,
     CodecConfig,
@@ -46,17 +46,12 @@ class Marking(NullObserver):
 
 def main(arguments: Sequence[str]) -> int:
     """Lead the rounds."""
-    folder, clients, rounds, codec, kind = Path(arguments[0]), *arguments[1:]
+    folder, host, clients, rounds, codec, kind = Path(arguments[0]), *arguments[1:]
     config = settings(folder, int(clients), int(rounds), codec, kind)
     key = create_signing_key(folder / "keys")
-    with open_broker(kind, folder / "broker", fleet=FLEET, plain=True) as broker:
-        facts = {
-            "port": broker.server_address().port,
-            "server_key": key.public_hex,
-            "broker": broker.describe(),
-            "broker_pid": getattr(broker, "pid", None),  # an external one has none that we know
-        }
-        write_atomically(folder / SETTINGS, json.dumps(facts).encode())
+    with open_plain(kind, folder, host) as broker:
+        known = facts(broker) | {"server_key": key.public_hex}
+        write_atomically(folder / SETTINGS, json.dumps(known).encode())
         Server(config, broker, Marking(folder / "marks")).run(stop_on_signals())
     return 0
 

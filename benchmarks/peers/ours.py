@@ -1,29 +1,25 @@
-"""Our server, a broker and devices, each a process of its own, devices behind the counting relay."""
+"""Our server, a broker and devices, each a process of its own, in places where their bytes are counted."""
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from benchmarks.errors import BenchmarkError
 from benchmarks.peers.bare import FLEET
+from benchmarks.peers.network import Network
 from benchmarks.peers.our_server import CLASSES, SETTINGS
 from benchmarks.peers.plan import EXAMPLES, INPUT, Plan, Report, SystemResult
-from benchmarks.peers.rig import SAMPLE_S, Processes, counted, our_environment, summarise, watch_rounds
-from benchmarks.processes import Sampler
+from benchmarks.peers.rig import SAMPLE_S, Processes, summarise, wait_for_facts, watch_rounds
+from benchmarks.processes import Sampler, our_environment
 from broker_server.fleet import write_settings
 from edge_client.config import DataConfig, EdgeConfig
 from edge_client.session.address import BrokerAddress
 
-START_S = 120.0  # TensorFlow is loaded on a busy machine
 
-
-def run_ours(plan: Plan, folder: Path, report: Report) -> SystemResult:
+def run_ours(plan: Plan, folder: Path, network: Network, report: Report) -> SystemResult:
     """Rounds of the product, training left out (`benchmarks.peers.our_client`).
 
     Raises:
@@ -33,21 +29,24 @@ def run_ours(plan: Plan, folder: Path, report: Report) -> SystemResult:
     images = np.random.default_rng(0).integers(0, 256, (EXAMPLES, *INPUT[:2]), dtype=np.uint8)
     np.savez(data, images=images, labels=np.arange(EXAMPLES) % len(CLASSES), classes=np.array(CLASSES))
     child = [sys.executable, "-m"]
-    with Processes(folder) as processes:
-        arguments = [str(folder), str(plan.clients), str(plan.all_rounds), plan.codec, plan.broker]
+    with Processes(folder, network) as processes:
+        arguments = [str(folder), network.host, str(plan.clients), str(plan.all_rounds)]
+        arguments += [plan.codec, plan.broker]
         server = processes.start(
             "server", [*child, "benchmarks.peers.our_server", *arguments], environment=our_environment()
         )
-        facts = _wait_for(folder / SETTINGS, processes)
-        with counted(facts["port"]) as relay:
+        facts = wait_for_facts(folder / SETTINGS, processes)
+        with network.counted(facts["port"]) as counted:
             started, roots = time.monotonic(), {"server": server.pid}
             if facts["broker_pid"]:
                 roots["broker"] = facts["broker_pid"]
             for number in range(plan.clients):
-                settings = _device(folder, f"device-{number}", relay.port, facts["server_key"], data)
+                address = BrokerAddress(host=counted.host, port=counted.port, username=f"device-{number}")
+                settings = _device(folder, f"device-{number}", address, facts["server_key"], data)
                 client = processes.start(
                     f"device-{number}",
                     [*child, "benchmarks.peers.our_client", str(settings)],
+                    at=number,
                     environment=our_environment(),
                 )
                 roots[f"client-{number}"] = client.pid
@@ -60,13 +59,13 @@ def run_ours(plan: Plan, folder: Path, report: Report) -> SystemResult:
             plan,
             started,
             found,
-            relay,
+            counted,
             sampler,
             note=f"codec {plan.codec} both ways, {facts['broker']}; trainer loaded, updates made up",
         )
 
 
-def _device(folder: Path, name: str, port: int, server_key: str, data: Path) -> Path:
+def _device(folder: Path, name: str, broker: BrokerAddress, server_key: str, data: Path) -> Path:
     path = folder / name / "edge.toml"
     path.parent.mkdir()
     config = EdgeConfig(
@@ -74,18 +73,8 @@ def _device(folder: Path, name: str, port: int, server_key: str, data: Path) -> 
         fleet=FLEET,
         server_key=server_key,
         state="state",
-        broker=BrokerAddress(host="127.0.0.1", port=port, username=name),
+        broker=broker,
         data=DataConfig(source=f"npz:{data}", validation_fraction=0.0),
     )
     write_settings(path, config)
     return path
-
-
-def _wait_for(settings: Path, processes: Processes) -> dict[str, Any]:
-    until = time.monotonic() + START_S
-    while not settings.exists():
-        processes.check()
-        if time.monotonic() > until:
-            raise BenchmarkError(f"the server did not start within {START_S:g} s")
-        time.sleep(0.05)
-    return dict(json.loads(settings.read_text()))

@@ -37,6 +37,9 @@ class Plan:
     settle: int = 1
     broker: str = "auto"
     timeout_s: float = 900.0  # for all rounds of one system
+    network: str = "loopback"  # or namespaces
+    link: str | None = None  # of each client, both ways, as ``10mbit``; namespaces only
+    pin: bool = False  # all systems on one core, the rig on the others
 
     @property
     def all_rounds(self) -> int:
@@ -46,7 +49,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class SystemResult:
-    """One system. Bytes are those of the TCP streams, as a relay before the server counts them.
+    """One system. What its bytes are bytes of stands in the comparison's `Setup`.
 
     Attributes:
         round_s: median over the rounds that count, from the end of one to the end of the next.
@@ -55,7 +58,7 @@ class SystemResult:
         bytes_up_per_client_round: of all connections in the rounds that count, over clients and rounds; down
             is towards the clients.
         bytes_down_once_per_client: before the rounds that count: programs, first weights, warm-up.
-        messages_per_s: MQTT PUBLISH packets through the relay; None for what is not MQTT.
+        messages_per_s: MQTT PUBLISH packets through the relay; None without one, and for what is not MQTT.
         client_pss_mb: median over the clients of each one's highest sample, all its processes together.
         client_processes: of one client, at that moment.
         server_pss_mb: highest sample of the server and all its children, the broker included.

@@ -1,4 +1,4 @@
-"""What every system is measured with: processes, a relay before the server, marks at the rounds' ends.
+"""What every system is measured with: processes, bytes counted, marks at the rounds' ends.
 
 A server appends one line of JSON to a file of marks when a round is over: ``{"round": 1, "at": seconds of
 time.monotonic, "updates": how many}``. The clocks of all processes of a machine agree.
@@ -13,28 +13,29 @@ import os
 import signal
 import statistics
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.errors import BenchmarkError
+from benchmarks.peers.counting import STOP_S, Counted
+from benchmarks.peers.network import Network
 from benchmarks.peers.plan import Plan, Report, SystemResult
+from benchmarks.peers.setup import on_cores
 from benchmarks.processes import Sampler, tree
-from edge_client.measure.children import ROOT
 
 LOOK_S = 0.1  # between two looks at the marks
-STOP_S = 20.0
 SAMPLE_S = 0.5
+START_S = 120.0  # TensorFlow is loaded on a busy machine
 LOG_LINES = 3  # of a failed process, in the error
 
 
 class Processes:
     """Started processes, each with a log of its own; all are ended on leaving, the last one first."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, network: Network) -> None:
+        self._folder, self._network = folder, network
         self._started: list[tuple[subprocess.Popen[bytes], Path]] = []
 
     def __enter__(self) -> Processes:
@@ -56,13 +57,18 @@ class Processes:
             process.wait()
 
     def start(
-        self, name: str, command: Sequence[str], *, environment: Mapping[str, str] | None = None
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        at: int | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[bytes]:
-        """Start one; what it says goes to ``NAME.log``."""
-        log = self._folder / f"{name}.log"
-        with log.open("ab") as file:
+        """Start one at the server's place or `at` a client's; what it says goes to ``NAME.log``."""
+        log, cores = self._folder / f"{name}.log", self._network.setup.cores
+        with log.open("ab") as file, on_cores(cores.systems if cores else None):
             process = subprocess.Popen(
-                list(command),
+                self._network.placed(command, at),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -82,55 +88,19 @@ class Processes:
                 raise BenchmarkError(f"{log.stem} ended with status {process.returncode}: {said}")
 
 
-class Counted:
-    """A relay in a process of its own; `bins` are what passed, once it is closed."""
+def wait_for_facts(file: Path, processes: Processes) -> dict[str, Any]:
+    """What a server writes once it listens.
 
-    def __init__(self, port: int) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.relay", str(port)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=our_environment(),
-            start_new_session=True,
-        )
-        self.bins: list[tuple[float, int, int, int]] = []
-        self.port = int((self._process.stdout.readline() if self._process.stdout else b"") or 0)
-        if not self.port:
-            raise BenchmarkError("the counting relay did not start")
-
-    def close(self) -> None:
-        """End it and read its counts."""
-        answer, _ = self._process.communicate(timeout=STOP_S)
-        self.bins = [tuple(row) for row in json.loads(answer)["bins"]]
-
-    def between(self, start: float, end: float) -> tuple[int, int, int]:
-        """Bytes up, bytes down and PUBLISH packets after one moment, up to another."""
-        rows = [row for row in self.bins if start < row[0] <= end]
-        return sum(r[1] for r in rows), sum(r[2] for r in rows), sum(r[3] for r in rows)
-
-
-@contextlib.contextmanager
-def counted(port: int) -> Iterator[Counted]:
-    """A relay to a port of this machine."""
-    relay = Counted(port)
-    try:
-        yield relay
-    finally:
-        with contextlib.suppress(subprocess.TimeoutExpired, ValueError):
-            relay.close()
-        relay._process.kill()
-        relay._process.wait()
-
-
-def our_environment() -> dict[str, str]:
-    """For a child of this package: our packages can be imported, and one thread computes."""
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(paths),
-        "OMP_NUM_THREADS": "1",
-        "MALLOC_ARENA_MAX": "2",
-    }
+    Raises:
+        BenchmarkError: a process ended, or it took too long.
+    """
+    until = time.monotonic() + START_S
+    while not file.exists():
+        processes.check()
+        if time.monotonic() > until:
+            raise BenchmarkError(f"the server did not start within {START_S:g} s")
+        time.sleep(0.05)
+    return dict(json.loads(file.read_text()))
 
 
 def write_mark(marks: Path, number: int, updates: int) -> None:
@@ -181,7 +151,7 @@ def summarise(
     plan: Plan,
     started: float,
     marks: Sequence[Mapping[str, Any]],
-    relay: Counted,
+    counted: Counted,
     sampler: Sampler,
     *,
     note: str,
@@ -190,8 +160,8 @@ def summarise(
     """The figures of one system; `sampler` knows ``server``, perhaps ``broker``, and each ``client-N``."""
     ends = [float(mark["at"]) for mark in marks[plan.settle - 1 : plan.all_rounds]]
     rounds = len(ends) - 1
-    up, down, publishes = relay.between(ends[0], ends[-1])
-    first_up, first_down, _ = relay.between(started, ends[0])
+    up, down, publishes = counted.between(ends[0], ends[-1])
+    first_up, first_down, _ = counted.between(started, ends[0])
     clients = [f"client-{number}" for number in range(plan.clients)]
     peaks = [sampler.peak(client) for client in clients]
     cpu = {
@@ -212,7 +182,7 @@ def summarise(
         bytes_down_per_client_round=down / share,
         bytes_up_once_per_client=first_up / plan.clients,
         bytes_down_once_per_client=first_down / plan.clients,
-        messages_per_s=publishes / (ends[-1] - ends[0]) if mqtt else None,
+        messages_per_s=publishes / (ends[-1] - ends[0]) if mqtt and counted.messages else None,
         client_pss_mb=statistics.median(peak.pss_mb for peak in peaks),
         client_rss_mb=statistics.median(peak.rss_mb for peak in peaks),
         client_processes=max(peak.processes for peak in peaks),

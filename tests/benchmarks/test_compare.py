@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from benchmarks.bootstrap import compare_medians, median
 from benchmarks.changes import compare_results, verdict
 from benchmarks.cli import main
+from benchmarks.comparable import measures_of
 from benchmarks.errors import BenchmarkError
 from benchmarks.output import envelope, read_results
 from edge_client.measure.environment import read_environment
@@ -169,3 +170,13 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path, capsys: pytest.CaptureF
         assert message in capsys.readouterr().err
     with pytest.raises(BenchmarkError, match="cannot be compared"):
         compare_results({"benchmark": "train"}, {"benchmark": "latency"})
+
+
+def test_rounds_on_another_network_are_something_else() -> None:
+    def measured(**network: str) -> list[str]:
+        return [
+            measure.what for measure in measures_of({"ours": {"name": "ours", "rounds_s": [1.0]}} | network)
+        ]
+
+    assert measured() == measured(network="loopback") == ["ours"]
+    assert measured(network="namespaces", link="10mbit") == ["namespaces, 10mbit, ours"]

@@ -92,6 +92,10 @@ def test_a_table_of_systems() -> None:
     text = markdown([result])
     assert "| ours | 0.500 | 2.50 | - | 60.2 |" in text
     assert "| flower | 30.000 | - |" in text
+    assert title_of(result | {"network": "namespaces", "link": "10mbit"}) == (
+        f"{title_of(result)}, namespaces, 10mbit"
+    )
+    assert title_of(result | {"network": "loopback", "link": None}) == f"{title_of(result)}, loopback"
 
 
 class Links(HTMLParser):

@@ -14,13 +14,14 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.peers.compare import PARAMETERS, benchmark_peers, in_folder, ratio
 from benchmarks.peers.floor import run_bare
 from benchmarks.peers.flower import find_flower
+from benchmarks.peers.network import Loopback
 from benchmarks.peers.plan import Plan
 
 FLOAT32_BYTES = 4 * 71_489
 
 
 def test_the_bare_exchange_moves_every_parameter_both_ways() -> None:
-    result = in_folder(lambda folder: run_bare(Plan(2, 3), folder, lambda _what, _share: None))
+    result = in_folder(lambda folder: run_bare(Plan(2, 3), folder, Loopback(), lambda _what, _share: None))
     assert PARAMETERS == 71_489
     for moved in (result.bytes_up_per_client_round, result.bytes_down_per_client_round):
         assert FLOAT32_BYTES * 0.6 < moved < FLOAT32_BYTES * 1.4  # rounds of milliseconds overlap a little
@@ -33,7 +34,9 @@ def test_the_bare_exchange_moves_every_parameter_both_ways() -> None:
 def test_a_fleet_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["fleet", "--clients", "2", "--rounds", "2", "--codec", "safe", "--json"]
     assert main(arguments) == 0
-    fleet = json.loads(capsys.readouterr().out)["fleet"]
+    result = json.loads(capsys.readouterr().out)
+    assert result["network"] == "loopback" and result["bytes_of"].startswith("TCP streams")
+    fleet = result["fleet"]
     assert len(fleet["rounds_s"]) == 2
     assert 3_000 < fleet["bytes_up_per_client_round"] < FLOAT32_BYTES / 10
     assert fleet["bytes_down_once_per_client"] > FLOAT32_BYTES * 0.7  # the first weights, packed

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.errors import BenchmarkError
+from benchmarks.peers.network import Loopback
 from benchmarks.peers.plan import Plan
-from benchmarks.peers.rig import Processes, counted, read_marks, watch_rounds, write_mark
+from benchmarks.peers.rig import Processes, read_marks, watch_rounds, write_mark
 from benchmarks.processes import Sampler, tree, usage
 from benchmarks.relay import PublishCounter
 
@@ -82,7 +83,7 @@ def test_the_relay_counts_both_directions() -> None:
     server = threading.Thread(target=answer)
     server.start()
     start = time.monotonic()
-    with counted(listener.getsockname()[1]) as relay:
+    with Loopback().counted(listener.getsockname()[1]) as relay:
         with socket.create_connection(("127.0.0.1", relay.port)) as client:
             client.sendall(bytes(1000))
             assert len(client.recv(300, socket.MSG_WAITALL)) == 300
@@ -92,7 +93,7 @@ def test_the_relay_counts_both_directions() -> None:
 
 
 def test_a_process_that_fails_is_said_with_the_end_of_its_log(tmp_path: Path) -> None:
-    with Processes(tmp_path) as processes:
+    with Processes(tmp_path, Loopback()) as processes:
         process = processes.start("broken", [sys.executable, "-c", "raise SystemExit('out of ideas')"])
         process.wait()
         with pytest.raises(BenchmarkError, match="broken ended with status 1: out of ideas"):
@@ -104,7 +105,7 @@ def test_rounds_that_lack_a_client_or_never_end_are_errors(tmp_path: Path) -> No
     assert read_marks(marks) == []
     write_mark(marks, 1, 2)
     plan = Plan(clients=2, rounds=1, timeout_s=0.0)
-    with Processes(tmp_path) as processes:
+    with Processes(tmp_path, Loopback()) as processes:
         with pytest.raises(BenchmarkError, match="1 of 2 rounds were done"):
             watch_rounds("x", plan, marks, processes, lambda _what, _share: None)
         write_mark(marks, 2, 1)
