@@ -47,7 +47,8 @@ class Directions:
         """A device has done what it was told by itself, or said why not."""
         self._awaited.pop(device, None)
         self._ledger.keep_release_report(device, report)
-        self._note(f"{device}: model {report.version} {report.outcome} ({report.reason})")
+        what = f"model {report.version} {report.outcome}" if report.version else "no model"
+        self._note(f"{device}: {what} ({report.reason})")
 
     def put_right(self, device: str, hello: Hello) -> None:
         """Tell a device that has another version than it should; one that it refused it is not told again.
@@ -57,13 +58,18 @@ class Directions:
         pins, state = self._store.pins(), self._standing.at_work
         if state is not None and device not in pins and any(device in wave for wave in state.waves):
             return
-        wanted = pins.get(device, self._standing.current)
-        if not wanted or hello.model_version == wanted:
+        wanted, held = pins.get(device, self._standing.current), hello.model_version
+        if held == wanted or not (wanted or self._is_withdrawn(held)):
             return
         report = self._ledger.release_reports(wanted).get(device)
         if report is not None and report.outcome == "refused" and device not in pins:
             return
-        self._tell(device, wanted, hello.model_version)
+        self._tell(device, wanted, held)
+
+    def _is_withdrawn(self, version: int) -> bool:
+        """Whether a version was taken back with none before it; one that nobody here knows was not."""
+        ended = (state for state in self._store.rollouts(RolloutState) if state.phase == "rolled-back")
+        return any(state.version == version and not state.back_to for state in ended)
 
     def sent_back(self, device: str) -> RolloutState | None:
         """The newest rollout, if it sent this device back alone: its offers are replays to it since then."""
@@ -83,4 +89,4 @@ class Directions:
         self._awaited[device] = clock.now() + self._decide_s
         last = self._standing.release.order if self._standing.release is not None else 0
         if self._offers.direct(device, wanted, held, after=last):
-            self._note(f"{device} has model {held} and should have {wanted}")
+            self._note(f"{device} has model {held} and should have {wanted or 'none'}")

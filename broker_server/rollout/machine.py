@@ -240,7 +240,7 @@ def _with_taken(state: RolloutState, device: str, reason: str) -> RolloutState:
 def _with_failed(state: RolloutState, device: str, reason: str) -> RolloutState:
     if device in state.failed or device not in state.offered:
         return state
-    if device in state.taken and state.back_to:  # of a fleet's first version there is no way back
+    if device in state.taken:
         state = replace(state, sent_back=(*state.sent_back, device))
     taken = {name: why for name, why in state.taken.items() if name != device}
     return replace(state, taken=taken, failed={**state.failed, device: reason})

@@ -53,12 +53,23 @@ class Offers:
             cohort=cohort,
         )
 
-    def to_everyone(self, release: Release, *, broadcast: bool) -> None:
-        """Retained; a lost connection is no loss, it is published again."""
+    def back(self, version: int, back_to: int, cohort: tuple[str, ...]) -> Release:
+        """The release that takes a version back: of the one before, or of none where there is none."""
+        if back_to:
+            return self.make(self._registry.get(back_to), rollback=True, cohort=cohort)
+        taken = self._registry.get(version).release
+        return replace(taken, version=0, order=self._next_order(), rollback=True, cohort=cohort)
+
+    def to_everyone(self, release: Release, *, broadcast: bool) -> bool:
+        """Retained; a lost connection is no loss: False, and it is to be published again."""
         try:
-            self._publisher.release(release, broadcast=broadcast)
-        except (SessionError, WireError) as exc:
+            self._publisher.release(release, broadcast=broadcast and not release.withdraws)
+        except SessionError as exc:
             log.info("%s; the release is published again later", exc)
+            return False
+        except WireError as exc:  # too many names for a message: another try would come to the same
+            log.warning("%s; the release is not published", exc)
+        return True
 
     def withdraw(self) -> bool:
         """Leave nothing retained; False without a connection, then it is to be tried again."""
@@ -75,18 +86,27 @@ class Offers:
         self._publisher.tell(device, release)
 
     def direct(self, device: str, wanted: int, held: int, *, after: int = 0) -> bool:
-        """Tell a device by itself which version it should have; False if it was told before.
+        """Tell a device by itself which version it should have, 0 for none; False if it was told before.
 
         `after` is the order of the fleet's last release: an older word than that is a replay to the device.
         """
-        known = self._store.directive(device, Release)
-        if known is None or known.version != wanted or known.order <= after or self._answered(device, known):
-            known = self.make(self._registry.get(wanted), rollback=wanted < held, cohort=(device,))
+        known, model = (
+            self._store.directive(device, Release),
+            self._registry.get(wanted or held).release.model,
+        )
+        told = known is not None and (known.version, known.model) == (wanted, model) and known.order > after
+        if known is None or not told or self._answered(device, known):
+            known = self._for_one(device, wanted, held)
             self._store.keep_directive(device, known)
             self.to_one(device, known)
             return True
         self.to_one(device, known)
         return False
+
+    def _for_one(self, device: str, wanted: int, held: int) -> Release:
+        if wanted < held:
+            return self.back(held, wanted, (device,))
+        return self.make(self._registry.get(wanted), cohort=(device,))
 
     def directed(self, device: str) -> Release | None:
         """What a device was told last by itself."""

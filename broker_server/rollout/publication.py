@@ -12,6 +12,7 @@ from broker_server.store.ledger import Ledger
 from broker_server.store.models import ModelStore
 from edge_client.wire.rollout import Release
 
+RETRY_S = 1.0  # while the broker is away
 REPUBLISH_S = 10.0  # while reports are missing: a device answers again from what it remembers
 
 
@@ -29,7 +30,8 @@ class Publication:
         self._heard: set[str] = set()
         self._published = 0.0
         self._deadline = self._grace_ends = 0.0  # for the answers to a rollback
-        self._withdrawn = False  # the retained offer of a first version that was taken back
+        self._owed_until: float | None = None  # a rollback that the broker has not heard of yet
+        self._resume()
 
     @property
     def due(self) -> bool:
@@ -41,7 +43,7 @@ class Publication:
         state = self._standing.state
         if state is None:
             return False
-        if state.phase in ("offering", "observing"):
+        if state.phase in ("offering", "observing") or clock.now() < (self._owed_until or 0.0):
             return True
         if state.phase != "rolled-back" or clock.now() > self._deadline:
             return False
@@ -50,7 +52,7 @@ class Publication:
 
     def begin(self) -> None:
         """Another rollout: nobody has answered yet."""
-        self._heard, self._withdrawn = set(), False
+        self._heard, self._owed_until = set(), None
 
     def answered(self, device: str) -> bool:
         """A device has answered; False if it had before."""
@@ -62,9 +64,19 @@ class Publication:
     def expect_answers(self) -> None:
         """Publish a rollback, and wait for everybody's answer to it."""
         self._heard = set()
-        self._deadline = clock.now() + self._rules.decide_s
-        self._grace_ends = clock.now() + self._rules.grace_s
-        self.publish()
+        self._await_answers_since(clock.now())
+        self.say_the_end()
+
+    def say_the_end(self) -> None:
+        """Publish a rollback until the broker has it; of one that concerns nobody, take the offer away."""
+        state = self._standing.state
+        if state is None or self._owed_until is None or clock.now() - self._published < RETRY_S:
+            return
+        self._published = clock.now()
+        if state.offered:
+            self.publish()
+        elif self._offers.withdraw():  # who joins later finds none
+            self._standing.release = self._owed_until = None
 
     def publish(self) -> None:
         """To all devices that it is offered to so far."""
@@ -72,7 +84,8 @@ class Publication:
         if state is None or release is None or not state.offered:  # a release without a cohort is everyone's
             return
         self._published = clock.now()
-        self._offers.to_everyone(release, broadcast=is_wide(state.offered, self._ledger.devices()))
+        if self._offers.to_everyone(release, broadcast=is_wide(state.offered, self._ledger.devices())):
+            self._owed_until = None
 
     def to_one(self, device: str) -> bool:
         """To a device that is back; False if it is not offered to this one."""
@@ -82,12 +95,18 @@ class Publication:
         self._offers.to_one(device, release)
         return True
 
-    def withdraw(self) -> None:
-        """Leave no offer of a first version that was taken back with the broker, for whoever joins later."""
+    def _resume(self) -> None:
+        """A server that was killed may not have published a rollback, or not have heard all answers to it."""
         state = self._standing.state
-        if state is None or state.phase != "rolled-back" or state.back_to or self._withdrawn:
+        if state is None or state.phase != "rolled-back":
             return
-        self._standing.release, self._withdrawn = None, self._offers.withdraw()
+        reports = self._ledger.release_reports(state.version)
+        self._heard = {device for device, report in reports.items() if report.outcome == "rolled-back"}
+        self._await_answers_since(state.since)
+
+    def _await_answers_since(self, began: float) -> None:
+        self._deadline, self._grace_ends = began + self._rules.decide_s, began + self._rules.grace_s
+        self._owed_until, self._published = clock.now() + max(self._rules.grace_s, REPUBLISH_S), 0.0
 
     def _release_for_now(self) -> Release | None:
         """With its cohort: the devices so far; nobody is named once everyone may have it."""

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from broker_server import clock
 from broker_server.config import ServerConfig
+from broker_server.incidents import Incidents
 from broker_server.members import members
 from broker_server.publisher import Publisher
 from broker_server.report.observer import Note, ReleaseResult, RunObserver
@@ -78,6 +79,7 @@ class Rollout:
         self._ledger = stages.ledger
         self._stages = stages
         self._observer = observer
+        self._incidents = Incidents(stages.ledger, observer)
         self.store = ModelStore(stages.ledger.connection)
         self.registry = Registry(self.store, config.fleet, signer.public_hex, signer)
         self.maker = ModelMaker(config, stages, models)
@@ -182,12 +184,12 @@ class Rollout:
 
     def tick(self, online: frozenset[str]) -> None:
         """Let time pass; publish again what is not answered."""
+        self._publication.say_the_end()
         for device in online - self._greeted:  # a restarted server hears no hello of those that stayed
             if (hello := self.store.hello(device)) is not None:
                 self.on_hello(device, hello)
         self._count_out(online)
         self.feed(Tick(online))
-        self._publication.withdraw()
         if self._publication.due and self.busy(online):
             self._publication.publish()
 
@@ -226,6 +228,9 @@ class Rollout:
             self._on_fleet_report(device, report)
         elif directive is not None and _answers(report, directive):
             self._directions.answered(device, report)
+            ended = self.state if self.state is not None and self.state.phase == "rolled-back" else None
+            if ended is not None and report.active_version == ended.back_to:
+                self._publication.answered(device)
         else:
             log.warning("%s answers an old offer of model %d: %s", device, report.version, report.reason)
 
@@ -249,7 +254,8 @@ class Rollout:
         gate = self._ledger.release_reports(health.version).get(device)
         rule, max_errors = self._config.release.gate, self._config.rollout.max_errors
         if problem := problem_of(health, gate, rule, max_errors=max_errors):
-            self.note(f"{device}: model {health.version} does badly: {problem}", warn=True)
+            what = f"model {health.version} does badly: {problem}"
+            self._incidents.note(device, what, "counted as failed in the rollout")
             self.feed(Failed(device, problem))
         else:
             self.feed(Heard(device))
@@ -272,7 +278,9 @@ class Rollout:
         if self.state is None:
             return
         state, commands = step(self.state, event, self._rules, clock.now())
-        self._standing.advance(state, complete=Finished() in commands)
+        back = state.phase == "rolled-back" != self.state.phase
+        instead = self._offers.back(state.version, state.back_to, state.offered) if back else None
+        self._standing.advance(state, complete=Finished() in commands, instead=instead)
         for command in commands:
             self._carry_out(command, state)
 
@@ -282,8 +290,9 @@ class Rollout:
                 self.note(f"model {state.version} is offered to {_named(devices)}")
                 self._publication.publish()
             case TakeBack(_, reason):
-                self.note(f"model {state.version} is taken back: {reason}", warn=True)
-                self._go_back(state)
+                what = f"taken back: {reason}"
+                self._incidents.note(f"model {state.version}", what, _where_to(state))
+                self._publication.expect_answers()
             case SendBack(device):
                 self._directions.send_back(device, state)
             case Stopped(reason):
@@ -292,13 +301,13 @@ class Rollout:
                 self.note(f"model {state.version} is the fleet's: {len(state.taken)} devices have it")
                 self._publication.publish()
 
-    def _go_back(self, state: RolloutState) -> None:
-        """A signed rollback to the version before; of the first version there is none."""
-        if not state.back_to:
-            self.note("there is no earlier model: nobody else gets it, who has it keeps it", warn=True)
-            return
-        self._standing.put_instead(self._offers.make(self.registry.get(state.back_to), rollback=True))
-        self._publication.expect_answers()
+
+def _where_to(state: RolloutState) -> str:
+    if not state.offered:
+        return "no device has it"
+    if state.back_to:
+        return f"the devices go back to model {state.back_to}"
+    return "there is none before it: no model answers on the devices that had it"
 
 
 def _rules(config: ServerConfig) -> Rules:

@@ -59,24 +59,26 @@ class Standing:
         self.state, self.release = state, release
         self._number = self._store.keep_rollout(state, state.version, release)
 
-    def advance(self, state: RolloutState, *, complete: bool) -> None:
-        """The newest rollout has taken a step; once complete its version is the fleet's."""
+    def advance(self, state: RolloutState, *, complete: bool, instead: Release | None = None) -> None:
+        """The newest rollout has taken a step; once complete its version is the fleet's.
+
+        `instead` is the release to publish from now on, of a rollout that was taken back. A server that is
+        killed finds all of it or nothing.
+        """
         if state == self.state:
             return
-        self.state = state
-        with self._ledger.transaction():  # a rollout that is complete without its version would be undone
+        with self.all_or_nothing():
+            self.state = state
             self._store.update_rollout(self._number, state)
             if complete:
                 self.settle(state.version)
+            if instead is not None:
+                self.release = instead
+                self._store.update_release(self._number, instead)
 
     def settle(self, version: int) -> None:
         """A version is the one that every device should have."""
         self._ledger.set_fact(CURRENT, str(version))
-
-    def put_instead(self, release: Release) -> None:
-        """Another release is the one to publish for the newest rollout."""
-        self.release = release
-        self._store.update_release(self._number, release)
 
     @contextmanager
     def all_or_nothing(self) -> Iterator[None]:

@@ -112,8 +112,7 @@ def test_a_device_that_never_took_it_has_nothing_to_go_back_from() -> None:
     assert course.tell(Failed("b", "refused at the gate")) == []
     first = Course(state=replace(START, back_to=0))
     first.take("abcd")
-    assert first.tell(Failed("b", "errors")) == []  # of a fleet's first version there is no way back
-    assert first.state.sent_back == ()
+    assert first.tell(Failed("b", "errors")) == [SendBack("b", "errors")]  # to no model at all
 
 
 def test_devices_that_took_it_and_fell_silent_are_no_reason_to_go_on() -> None:

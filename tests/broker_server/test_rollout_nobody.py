@@ -51,4 +51,7 @@ def test_its_end_sends_nobody_back(tmp_path: Path) -> None:
     rollout = without_canary(servers)
     rollout.feed(Abort("somebody said so"))
     assert rollout.state is not None and rollout.state.phase == "rolled-back"
-    assert servers.publisher.retained is not None and not servers.publisher.retained.rollback
+    assert servers.publisher.retained is None  # and who joins later finds none
+    rollout.tick(frozenset(NAMES))
+    assert servers.publisher.retained is None
+    assert not rollout.busy(frozenset())

@@ -54,6 +54,8 @@ class Silent:
     def release(self, release: Release, *, broadcast: bool) -> None:
         if self.killed:
             raise Killed
+        if not self.connected:
+            raise SessionError("not connected")
         self.retained = release
 
 
@@ -327,46 +329,86 @@ def test_a_word_to_one_device_is_said_anew_after_a_rollout(servers: Servers) -> 
     assert last is not None and early.order < last[2].order < late.order
 
 
-# ---- a first version that is bad ----
+# ---- killed in a rollback ----
 
 
-def first_version_fails(servers: Servers) -> Rollout:
-    """One wave, in which everybody may have it: the offer that is retained names nobody."""
-    servers.desk.config = replace(servers.desk.config, rollout=replace(AT_ONCE, max_failed=0.0))
-    rollout = servers.next()
-    rollout.registry.add(servers.model(2))
-    rollout.start(servers.model(2), ONLINE)
-    assert servers.publisher.retained is not None and servers.publisher.retained.cohort == ()
-    rollout.on_report("pi-1", said(rollout, "refused"))
-    assert rollout.state is not None and rollout.state.phase == "rolled-back"
-    return rollout
+def test_killed_before_the_rollback_was_published(servers: Servers) -> None:
+    rollout = taken_by_all(servers)
+    servers.publisher.killed = True
+    with pytest.raises(Killed):
+        rollout.feed(Abort("no"))
+    servers.publisher.killed = False
+    offer = servers.publisher.retained
+    assert offer is not None and (offer.version, offer.rollback) == (3, False)
+    second = servers.next()
+    assert second.state is not None and second.state.phase == "rolled-back"
+    assert second.busy(frozenset())  # and does not end before it is said
+    second.tick(frozenset())  # nobody is online: who comes later takes what is retained
+    back = servers.publisher.retained
+    assert back is not None and (back.version, back.rollback) == (2, True)
+    assert sorted(back.cohort) == list(NAMES)
+    assert back.order > offer.order
+    third = servers.next()  # the same again: devices answer from what they remember
+    third.tick(frozenset())
+    assert servers.publisher.retained == back
 
 
-def test_a_bad_first_version_is_not_left_for_those_who_join_later(servers: Servers) -> None:
-    rollout = first_version_fails(servers)
-    rollout.tick(ONLINE)
-    assert servers.publisher.retained is None
-    rollout.on_hello("pi-9", hello())
-    assert rollout.store.directive("pi-9", Release) is None
+def test_killed_while_a_rollback_was_being_written_down(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One without the other would publish the offer again in the rollback's place."""
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    rollout = taken_by_all(servers)
+    monkeypatch.setattr(rollout.store, "update_release", killed)
+    with pytest.raises(Killed):
+        rollout.feed(Abort("no"))
+    monkeypatch.undo()
+    second = servers.next()
+    assert second.at_work is not None and second.at_work.phase == "observing"
+    second.feed(Abort("no"))
+    assert servers.publisher.retained is not None and servers.publisher.retained.rollback
 
 
-def test_what_could_not_be_withdrawn_is_withdrawn_by_the_next_server(servers: Servers) -> None:
-    rollout = first_version_fails(servers)
+def test_a_rollback_that_the_broker_did_not_get_is_published_later(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker_server.rollout.publication.RETRY_S", 0.0)
+    rollout = taken_by_all(servers)
     servers.publisher.connected = False
-    rollout.tick(ONLINE)
-    assert servers.publisher.retained is not None
-    servers.publisher.connected = True
-    servers.next().tick(frozenset())
-    assert servers.publisher.retained is None
-
-
-def test_the_version_after_a_bad_first_one_is_left_with_the_broker(servers: Servers) -> None:
-    rollout = first_version_fails(servers)
-    rollout.tick(ONLINE)
-    rollout.registry.add(servers.model(3))
-    rollout.start(servers.model(3), ONLINE)
-    rollout.tick(ONLINE)
-    assert servers.publisher.retained is not None and servers.publisher.retained.version == 3
     rollout.feed(Abort("no"))
     rollout.tick(ONLINE)
-    assert servers.publisher.retained is None
+    servers.publisher.connected = True
+    rollout.tick(ONLINE)
+    assert servers.publisher.retained is not None and servers.publisher.retained.rollback
+
+
+def test_who_was_told_alone_has_answered_the_rollback_too(servers: Servers) -> None:
+    """A restarted server finds a device with the wrong model; the retained release is a replay to it then."""
+    rollout = taken_by_all(servers)
+    rollout.feed(Abort("no"))
+    second = servers.next()
+    second.tick(ONLINE)
+    for device in NAMES:
+        assert second.busy(ONLINE)
+        told = sent_back(second, device)
+        back = ReleaseReport(order=told.order, version=2, outcome="rolled-back", reason="", active_version=2)
+        second.on_report(device, back)
+    assert not second.busy(ONLINE)
+
+
+def test_who_has_answered_a_rollback_is_not_awaited_by_the_next_server(servers: Servers) -> None:
+    rollout = taken_by_all(servers)
+    rollout.feed(Abort("no"))
+    last = rollout.store.last_rollout(RolloutState, Release)
+    assert last is not None
+    for device in NAMES:
+        assert rollout.busy(ONLINE)
+        back = ReleaseReport(order=last[2].order, version=2, outcome="rolled-back", reason="")
+        rollout.on_report(device, back)
+    assert not rollout.busy(ONLINE)
+    second = servers.next()
+    second.tick(frozenset())
+    assert not second.busy(frozenset())
