@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from edge_client.extractors import extractor_blobs
 from edge_client.session.blobs import BlobStore
@@ -25,6 +25,7 @@ from edge_client.wire.topics import CHUNK, MESSAGE, RELEASE, TASK, Topics
 log = logging.getLogger(__name__)
 
 ACK_TIMEOUT_S = 30.0
+UNWATCHED = 4  # chunks that go out without waiting for the broker: as many as are on their way at a time
 
 
 class Publisher:
@@ -124,9 +125,16 @@ class Publisher:
                 encode(Chunk(blob=ref.digest, index=index), part)
                 for index, part in enumerate(split(self._store_of(ref).read(ref)))
             ]
-            self._session.publish_many(((topic, frame) for frame in frames), timeout_s=ACK_TIMEOUT_S)
+            self._send_all(topic, frames)
             self._count(ref, sum(packet_bytes(topic, frame) for frame in frames), None)
             self._broadcast.add(ref.digest)
+
+    def _send_all(self, topic: str, frames: Sequence[bytes]) -> None:
+        if len(frames) > UNWATCHED:
+            self._session.publish_many(((topic, frame) for frame in frames), timeout_s=ACK_TIMEOUT_S)
+            return
+        for frame in frames:
+            self._session.publish(topic, frame)
 
     def _chunk(self, ref: BlobRef, index: int) -> bytes:
         try:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 from broker_server import clock
@@ -25,6 +27,7 @@ from broker_server.ingest import Intake
 from broker_server.link import BrokerLink
 from broker_server.publisher import Publisher
 from broker_server.reception import Reception
+from broker_server.records import RoundRecord
 from broker_server.report.observer import (
     Note,
     RoundFinished,
@@ -63,7 +66,7 @@ from provisioning.pki.signing import load_signing_key
 
 log = logging.getLogger(__name__)
 
-TICK_S = 0.5
+TICK_S = 0.1  # between two looks at what only time brings: deadlines, orders, devices to be asked again
 GATHER_S = 10.0  # for devices to connect to a server that has just started
 REPUBLISH_S = 30.0  # a task or release that went unanswered this long is published again
 
@@ -108,6 +111,8 @@ class Server:
         self._state = self.stages.resume(time.monotonic())
         self._task: Task | None = None
         self._published = 0.0
+        self._later: deque[Callable[[], object]] = deque()  # what devices need not wait for
+        self._tick_at = 0.0
         self._rounds = True  # False: only a rollout is led
         self._orders = True  # False: not yet
 
@@ -118,6 +123,7 @@ class Server:
             RunError, BrokerError: the run cannot go on; what is done is kept.
         """
         with said_when_full(Path(self.config.state)), self._session:
+            self.stages.catch_up()
             self._take_up()
             self._session.wait_connected(30.0)
             while self._state.phase != "finished" and not stop.is_set():
@@ -181,16 +187,22 @@ class Server:
             )
 
     def _turn(self) -> None:
-        item = self._session.receive(TICK_S)
-        events: list[Event] = []
+        item = self._session.receive(self._tick_at - time.monotonic())
         if isinstance(item, ConnectionChange):
-            events = self._on_connection(item)
+            self._on_connection(item)
         elif item is not None:
             events = self._reception.take(item, self._state)
             item.acknowledge()  # what counts is durable by now
-        for event in (*events, Tick()):
-            if self._rounds:
+            for event in events:
                 self._feed(event)
+        if time.monotonic() >= self._tick_at:
+            self._tick()
+            self._tick_at = time.monotonic() + TICK_S
+        while self._later:
+            self._later.popleft()()
+
+    def _tick(self) -> None:
+        self._feed(Tick())
         online = self._attendance.reachable
         if self._orders:
             self._desk.take_orders(online)
@@ -206,6 +218,8 @@ class Server:
     # ---- the machine ----
 
     def _feed(self, event: Event) -> None:
+        if not self._rounds:
+            return
         self._state, commands = step(self._state, event, self._rules, time.monotonic())
         for command in commands:
             self._carry_out(command)
@@ -239,18 +253,26 @@ class Server:
             self.stages.calibrating.gave_up(str(exc))
             self._feed(Skipped())
             return
-        if command.stage.kind == "train":
-            self._observer.round_started(RoundStarted(command.stage.round, cohort, self.config.rounds.rounds))
         try:
             self._publish_task()
         except WireError as exc:  # cohorts are bounded, but names are long
             raise RunError(f"the task for {len(cohort)} devices does not fit a message: {exc}") from exc
+        if command.stage.kind == "train":
+            started = RoundStarted(command.stage.round, cohort, self.config.rounds.rounds)
+            self._later.append(lambda: self._observer.round_started(started))
         self._feed(Started(self._task.number, cohort))
 
     def _close(self, command: CloseStage) -> None:
         still_sending = command.released if self._rules.overlapping else ()
         clients, dropped_bytes = self._traffic.close(command, self.stages.index, still_sending)
         record = self.stages.close(command, clients, dropped_bytes, clock.now())
+        self._task = None
+        self._later.append(lambda: self._finish(command, record))
+        self._feed(Closed())
+
+    def _finish(self, command: CloseStage, record: RoundRecord | None) -> None:
+        """The rest of closing a stage; the next task is out by now."""
+        record = self.stages.finish(record)
         if self._rules.overlapping and command.stage.kind == "train":
             self._uploads.tidy()
         else:
@@ -261,16 +283,13 @@ class Server:
         if record is not None and command.stage.kind == "train":
             self._observer.round_finished(RoundFinished(round_figures(record)))
         self.stages.ledger.set_fact("setup_bytes", str(self._publisher.setup_bytes))
-        self._task = None
-        self._feed(Closed())
 
     # ---- the connection ----
 
-    def _on_connection(self, change: ConnectionChange) -> list[Event]:
+    def _on_connection(self, change: ConnectionChange) -> None:
         if change.connected:
             self._publish_task()
         self._link.on_change(change)
-        return []
 
     def _publish_task(self) -> None:
         if self._task is None:

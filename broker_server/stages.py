@@ -289,7 +289,10 @@ class Stages:
     def close(
         self, command: CloseStage, clients: Mapping[str, ClientRecord], dropped_bytes: int, now: float
     ) -> RoundRecord | None:
-        """Aggregate a stage; the record of its round, or of the last one for an evaluation."""
+        """Aggregate a stage; the record of its round, or of the last one for an evaluation.
+
+        What the next task does not need is left to `finish`.
+        """
         results = self.ledger.results(self.index)
         record: RoundRecord | None = None
         if command.stage.kind == "train":
@@ -314,8 +317,25 @@ class Stages:
                 if command.stage.kind != "statistics":
                     self._count_closing_bytes(clients)
                 self._mark_closed(command)
+        return record
+
+    def finish(self, record: RoundRecord | None) -> RoundRecord | None:
+        """What nobody waits for after `close`, which gave the record: the evaluation, files of no use."""
+        record = record and self._evaluated(record)
         self._prune()
         return record
+
+    def catch_up(self) -> None:
+        """Evaluate the newest weights if a server was killed before it came to that."""
+        if rounds := self.ledger.rounds(RoundRecord):
+            self._evaluated(rounds[max(rounds)])
+
+    def _evaluated(self, record: RoundRecord) -> RoundRecord:
+        if record.evaluation is not None or record.version != self.versions.latest.version:
+            return record
+        evaluation = self.evaluate(self.versions.weights)
+        amended = evaluation and self._amend(record.round, lambda last: replace(last, evaluation=evaluation))
+        return amended or record
 
     def _count_closing_bytes(self, clients: Mapping[str, ClientRecord]) -> None:
         before = int(self.ledger.fact(CLOSING_BYTES) or 0)
@@ -350,9 +370,12 @@ class Stages:
         profile = PROFILES[record.codec_down].for_steps
         step, state = aggregation.step(results, index, record.round, profile)
         sparsity = sparsity_of(self._config, record.round)
+        aggregation.decoded.clear()
         version, weights = self.versions.advance(step, profile, record.round, sparsity)
         zeros = None if sparsity is None else zero_share(weights, self.bundle.spec.tensors)
-        record = replace(record, evaluation=self.evaluate(weights), sparsity=zeros)
+        record = replace(record, sparsity=zeros)
+        if AUTO in (self._config.codec.up, self._config.codec.down):  # chosen by it for the next task
+            record = replace(record, evaluation=self.evaluate(weights))
         fresh = {name: each for name, each in results.items() if not aggregation.staleness(each, index)}
         with self.ledger.transaction():
             self._amend(record.round - 1, lambda before: with_evaluation(before, fresh))
@@ -391,7 +414,6 @@ class Stages:
         kept += [ref.digest for ref in self.frozen.blobs()]
         if self._versions is not None:
             kept += self._versions.files() + self.aggregation.state.files() + self.calibrating.files()
-            self.aggregation.decoded.clear()
         self.artefacts.keep_only(kept)
 
     # ---- the program ----

@@ -25,6 +25,7 @@ from compression.spec import (
 from compression.updates import CodecProfile, pack_model, unpack_model, with_feedback
 from edge_client.session.blobs import BlobStore
 from edge_client.versions import stepped
+from edge_client.wire.blobs import BlobRef
 from edge_client.wire.weights import DeltaRef, WeightsRef
 
 STEP_MANIFEST_BYTES = 330  # one more step in the manifest that every device reads
@@ -48,6 +49,7 @@ class Versions:
         self._line = line
         self._records = self._read()
         self._weights: Weights | None = None
+        self._owed: tuple[BlobRef, Weights] | None = None  # the residual that was written last
 
     @property
     def latest(self) -> VersionRecord:
@@ -101,12 +103,13 @@ class Versions:
             blob=self._artefacts.put(encoded.payload),
             sparsity=sparsity,
         )
+        self._owed = self._artefacts.put(pack_weights(residual)), residual
         record = VersionRecord(
             version=before.version + 1,
             digest=digest,
             full=self._artefacts.put(pack_model(weights, quick=True)),  # for who has missed rounds
             step=step,
-            residual=self._artefacts.put(pack_weights(residual)),
+            residual=self._owed[0],
         )
         return record, weights
 
@@ -156,4 +159,6 @@ class Versions:
     def _residual(self, record: VersionRecord) -> Weights | None:
         if record.residual is None:
             return None
+        if self._owed is not None and self._owed[0] == record.residual:
+            return self._owed[1]
         return unpack_weights(self._artefacts.read(record.residual), self._spec)

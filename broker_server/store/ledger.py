@@ -1,7 +1,7 @@
 """The ledger: what has happened in a fleet, in SQLite, so that a killed server goes on where it was.
 
 One file in WAL mode, synchronous FULL: when a call returns, a power cut cannot take it back. Rows hold
-records as canonical JSON (`compression.records`); payloads are rows or files by content hash (`store.payloads`).
+records as canonical JSON (`compression.records`), payloads lie in a table of their own (`store.payloads`).
 """
 
 from __future__ import annotations

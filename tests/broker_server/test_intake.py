@@ -12,10 +12,10 @@ import pytest
 
 from broker_server import clock, traffic
 from broker_server.checks import RefusedError
-from broker_server.config import ModelConfig, RoundsConfig, ServerConfig
+from broker_server.config import CodecConfig, ModelConfig, RoundsConfig, ServerConfig
 from broker_server.errors import RunError
 from broker_server.ingest import Intake
-from broker_server.records import ClientRecord
+from broker_server.records import ClientRecord, RoundRecord
 from broker_server.results import RunFacts, build_report
 from broker_server.rounds.machine import CloseStage, Reported, Stage
 from broker_server.stages import Stages
@@ -239,20 +239,57 @@ def test_the_mean_is_weighted_and_claims_are_capped(desk: Desk) -> None:
     assert float(desk.stages.versions.weights["w"][0, 0]) == pytest.approx(0.5, abs=0.01)
 
 
-def test_after_closing_only_what_is_needed_stays_on_disk(desk: Desk) -> None:
+def test_after_closing_only_what_is_needed_stays_on_disk(desk: Desk, tmp_path: Path) -> None:
     desk.send("pi-1", desk.payload(1.0))
     update = desk.stages.ledger.results(0)["pi-1"].payload
     report = desk.stages.ledger.results(0)["pi-1"].training
     assert update is not None and desk.stages.payloads.read(update) == desk.payload(1.0)
     assert report is not None and desk.stages.aggregation.decoded.of(update, report) is not None
-    desk.stages.close(CloseStage(Stage("train", 1), desk.task.number, ("pi-1",), {}), {}, 0, 0.0)
+    record = desk.stages.close(CloseStage(Stage("train", 1), desk.task.number, ("pi-1",), {}), {}, 0, 0.0)
+    desk.stages.artefacts.put(b"of a version that nobody can step from")
+    desk.stages.finish(record)
+    assert sorted(path.name for path in (tmp_path / "artefacts").iterdir()) == sorted(
+        {desk.stages.bundle_ref.digest, *desk.stages.versions.files()}
+    )
     with pytest.raises(BlobError, match="not here"):
         desk.stages.payloads.read(update)
     assert desk.stages.aggregation.decoded.of(update, report) is None
-    assert desk.stages.artefacts.has(desk.stages.bundle_ref)
     again = Stages_again(desk)
     assert again.index == 1
     assert again.versions.latest == desk.stages.versions.latest
+
+
+def test_a_round_is_evaluated_after_it_is_closed_or_after_a_restart(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Stages, "evaluate", lambda _self, weights: sums(loss=float(weights["w"][0, 0])))
+    for number in (1, 2):
+        desk.send("pi-1", desk.payload(1.0, number))
+        record = desk.stages.close(
+            CloseStage(Stage("train", number), desk.task.number, ("pi-1",), {}), {}, 0, 0.0
+        )
+        assert record is not None and record.evaluation is None
+        desk.task = desk.stages.make_task(Stage("train", number + 1), NAMES, ())
+        if number == 1:
+            record = desk.stages.finish(record)
+            assert record is not None and record.evaluation == sums(loss=1.0)
+    desk.send("pi-1", desk.payload(1.0, 3))
+    update = desk.stages.ledger.results(2)["pi-1"].payload
+    again = Stages_again(desk)
+    again.catch_up()
+    rounds = again.ledger.rounds(RoundRecord)
+    assert [rounds[number].evaluation for number in (1, 2)] == [sums(loss=1.0), sums(loss=2.0)]
+    assert update is not None and again.payloads.read(update) == desk.payload(1.0, 3)
+
+
+def test_where_the_codec_follows_the_evaluation_it_is_there_before_the_next_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(tmp_path, codec=CodecConfig(up="auto", down="medium"))
+    monkeypatch.setattr(Stages, "evaluate", lambda *_: sums())
+    desk.send("pi-1", desk.payload(1.0))
+    record = desk.stages.close(CloseStage(Stage("train", 1), desk.task.number, ("pi-1",), {}), {}, 0, 0.0)
+    assert record is not None and record.evaluation == sums()
 
 
 def test_what_devices_send_after_the_last_round_is_no_update(desk: Desk) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from broker_server.publisher import Publisher
+from broker_server.publisher import UNWATCHED, Publisher
 from edge_client.session.blobs import BlobStore
 from edge_client.versions import wanted_blobs
+from edge_client.wire.blobs import CHUNK_BYTES
 from edge_client.wire.chunks import BlobRequest
 from edge_client.wire.errors import WireError
 from edge_client.wire.signer import Signer
-from edge_client.wire.topics import Topics
+from edge_client.wire.topics import CHUNK, TASK, Topics
 from edge_client.wire.weights import DeltaRef, WeightsRef
 from tests.broker_server.test_intake import Desk
 
@@ -23,6 +25,7 @@ class FakeSession:
 
     def __init__(self) -> None:
         self.topics: list[str] = []
+        self.awaited: list[str] = []
         self.retained: dict[str, bytes] = {}
 
     def publish(
@@ -32,10 +35,14 @@ class FakeSession:
         if retain:
             self.retained[topic] = payload
 
+    def publish_many(self, messages: Iterable[tuple[str, bytes]], *, timeout_s: float) -> None:
+        assert timeout_s > 0
+        self.awaited += [topic for topic, _payload in messages]
 
-def publisher(folder: Path, *stores: BlobStore) -> Publisher:
+
+def publisher(folder: Path, *stores: BlobStore, session: FakeSession | None = None) -> Publisher:
     signer = Signer.create(folder / "key")
-    return Publisher(FakeSession(), Topics("f"), signer, *stores)  # type: ignore[arg-type]
+    return Publisher(session or FakeSession(), Topics("f"), signer, *stores)  # type: ignore[arg-type]
 
 
 def test_a_device_that_missed_a_broadcast_gets_all_that_a_task_names(tmp_path: Path) -> None:
@@ -58,3 +65,15 @@ def test_what_no_task_names_is_not_sent(tmp_path: Path) -> None:
     update = desk.stages.artefacts.put(b"of another device")
     with pytest.raises(WireError, match="not announced"):
         made.send_chunks("pi-1", BlobRequest(blob=update.digest, chunks=(0,)))
+
+
+def test_a_step_follows_its_task_at_once_and_a_large_model_as_the_broker_takes_it(tmp_path: Path) -> None:
+    desk, session, topics = Desk(tmp_path), FakeSession(), Topics("f")
+    made = publisher(tmp_path, desk.stages.artefacts, session=session)
+    step = desk.stages.artefacts.put(b"a step")
+    large = desk.stages.artefacts.put(bytes(UNWATCHED * CHUNK_BYTES + 1))
+    made.task(desk.task, broadcast=[step])
+    assert (session.topics, session.awaited) == ([topics.all(TASK), topics.all(CHUNK)], [])
+    made.task(desk.task, broadcast=[step, large])
+    assert session.topics == [topics.all(TASK), topics.all(CHUNK), topics.all(TASK)]
+    assert session.awaited == [topics.all(CHUNK)] * (UNWATCHED + 1)

@@ -53,8 +53,9 @@ SERVER = {
     "stage-closing-before-the-step-files": Point("broker_server.stages:Stages.close", "before", 3),
     "step-files-written-before-the-commit": Point("broker_server.versions:Versions.advance", "after", 2),
     "in-the-middle-of-the-commit": Point("broker_server.store.ledger:Ledger.close_task", "after", 3),
-    "commit-done-before-the-sweep": Point("broker_server.stages:Stages._prune", "before", 3),
     "commit-done-before-the-next-task": Point("broker_server.stages:Stages.close", "after", 3),
+    "next-task-out-before-the-evaluation": Point("broker_server.stages:Stages.finish", "before", 3),
+    "next-task-out-before-the-sweep": Point("broker_server.stages:Stages._prune", "before", 3),
 }
 
 RELEASE = {

@@ -159,6 +159,30 @@ def test_the_server_killed_at_a_point(fleet: FaultyFleet, undisturbed: tuple[str
     assert any(incident["who"] == "server" for incident in report["incidents"])
 
 
+def test_the_server_killed_before_it_evaluates_does_so_when_it_is_back(
+    tmp_path: Path, undisturbed: tuple[str, Path]
+) -> None:
+    held_out = {"release": NO_RELEASE["release"]}
+    with real_fleet(
+        tmp_path, "external", devices=DEVICES, make=FaultyFleet, changes=held_out, **QUICK
+    ) as fleet:
+        fleet.always = Faults(program=str(undisturbed[1]))
+        fleet.once["server"] = replace(fleet.always, at="next-task-out-before-the-evaluation")
+        fleet.start_all()
+        fleet.wait_killed("server")
+        tasks, evaluated = "SELECT max(json_extract(task, '$.round')) FROM tasks", evaluations(fleet)
+        assert (fleet.query(tasks), evaluated) == ([(3,)], [True, False])  # the third round is under way
+        fleet.start_server()
+        check_same(fleet, undisturbed)
+        assert evaluations(fleet) == [True] * ROUNDS
+
+
+def evaluations(fleet: FaultyFleet) -> list[bool]:
+    """Of each closed round, whether its weights are evaluated on the held-out examples."""
+    query = "SELECT json_type(record, '$.evaluation') FROM rounds ORDER BY round"
+    return [kind == "object" for (kind,) in fleet.query(query)]
+
+
 @pytest.mark.parametrize(
     "point",
     [
