@@ -59,6 +59,24 @@ def test_the_sampler_knows_processor_time() -> None:
     assert sampler.peak("me").pss_mb > 1
 
 
+def test_processor_time_of_one_that_has_ended_is_not_given_back() -> None:
+    burn = "import time\nwhile time.process_time() < 0.2: pass\nprint(1, flush=True)\ninput()"
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", burn], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as process,
+        Sampler({"it": process.pid}, every_s=0.01) as sampler,
+    ):
+        assert process.stdout is not None
+        start = time.monotonic()
+        process.stdout.readline()
+        sampler.look()
+        process.communicate(b"\n")
+        sampler.look()
+        taken = sampler.cpu_s("it", start, time.monotonic())
+    assert taken is not None and taken > 0.05
+
+
 def test_publish_packets_are_counted_however_they_are_cut() -> None:
     publish = bytes([0x32, 0x85, 0x01]) + bytes(133)
     stream = bytes([0x10, 2, 0, 0]) + publish + bytes([0x40, 2, 0, 1]) + publish + bytes([0xC0, 0])
