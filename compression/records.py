@@ -87,7 +87,8 @@ def to_plain(value: Any) -> Json:
     if isinstance(value, Record):
         plain = {value.TAG_KEY: value.TAG} if value.TAG else {}
         for name in _hints(type(value)):
-            plain[name] = to_plain(getattr(value, name))
+            item = getattr(value, name)  # most are scalars, for which a call would take longest
+            plain[name] = item if item is None or type(item) in _SCALARS else to_plain(item)
         return plain
     if isinstance(value, tuple):
         return [to_plain(item) for item in value]

@@ -201,6 +201,8 @@ class ModelSpec(Record):
             return self
         if unknown := sorted(set(names) - {tensor.name for tensor in self.tensors}):
             raise RecordError(f"ModelSpec {self.name}: there is no tensor {unknown[0]!r}")
+        if not names:
+            return self
         return replace(self, tensors=tuple(t for t in self.tensors if t.name not in names))
 
 
@@ -257,7 +259,7 @@ def check_weights(weights: Weights, spec: ModelSpec) -> None:
 
 def pack_weights(weights: Weights) -> bytes:
     """All tensors one after the other as little-endian float32, row-major, no header."""
-    return b"".join(np.asarray(array, dtype="<f4").tobytes() for array in weights.values())
+    return b"".join(map(_in_order, weights.values()))
 
 
 def unpack_weights(data: bytes, spec: ModelSpec) -> dict[str, npt.NDArray[np.float32]]:
@@ -277,5 +279,10 @@ def weights_digest(weights: Weights) -> str:
     """SHA-256 of `pack_weights`, hexadecimal: how a version of the weights is named."""
     digest = hashlib.sha256()
     for array in weights.values():
-        digest.update(np.asarray(array, dtype="<f4").tobytes())
+        digest.update(_in_order(array))
     return digest.hexdigest()
+
+
+def _in_order(array: npt.NDArray[np.float32]) -> memoryview:
+    """Its values as little-endian float32, row-major; a copy only where they do not lie so already."""
+    return np.ascontiguousarray(array, dtype="<f4").data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -11,27 +12,34 @@ LEFT_OVER = re.compile(r"\..+\.[0-9]+\.(tmp|part)")  # temporary names, as `writ
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Replace a file's content: after a crash it holds the old bytes or the new, never a mixture."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    descriptor = _opened(temporary, mode)
+    temporary = f".{path.name}.{os.getpid()}.tmp"
+    folder = _opened(path.parent)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        _write(temporary, data, mode, folder)
+        os.replace(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        os.fsync(folder)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=folder)
         raise
-    sync_directory(path.parent)
+    finally:
+        os.close(folder)
 
 
-def _opened(path: Path, mode: int) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+def _opened(directory: Path) -> int:
     try:
-        return os.open(path, flags, mode)
+        return os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(path, flags, mode)
+        directory.mkdir(parents=True, exist_ok=True)
+        return os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _write(name: str, data: bytes, mode: int, folder: int) -> None:
+    descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode, dir_fd=folder)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def remove_left_overs(directory: Path) -> None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,7 @@ MEGABYTE = 1e6
 SENSORS = ("cpu_thermal", "coretemp", "k10temp")  # hwmon's names of the processor's own, Pi first
 FIRMWARE = "devices/platform/soc/soc:firmware/get_throttled"  # as vcgencmd, but without its device file
 COLDEST_C, HOTTEST_C = -60.0, 200.0  # what `Health` holds; a broken sensor says 255 or -127
+FRESH_S = 5.0  # temperature and memory hardly move in less
 THROTTLED_NOW = 0x4 | 0x1  # vcgencmd get_throttled: bit 0 under-voltage, bit 2 throttled
 
 
@@ -117,6 +120,24 @@ def health(directory: Path) -> Health:
     )
 
 
+class Checkup:
+    """`health` of a device that is asked often: what is younger than `FRESH_S` serves again.
+
+    Half a millisecond of a round, or a process for the firmware's tool, when rounds follow each other fast.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._at = float("-inf")
+        self._latest: Health | None = None
+
+    def health(self) -> Health:
+        """The state as it is, or was a moment ago."""
+        if self._latest is None or time.monotonic() - self._at > FRESH_S:
+            self._latest, self._at = health(self._directory), time.monotonic()
+        return self._latest
+
+
 def free_memory_mb() -> float:
     """Memory that can be had without swapping, in MB, as the kernel reckons it."""
     return _kilobytes(PROC / "meminfo", "MemAvailable") * 1024 / MEGABYTE
@@ -124,11 +145,8 @@ def free_memory_mb() -> float:
 
 def _kilobytes(path: Path, field: str) -> int:
     """A line ``Field:  123 kB`` of a file of the kernel; 0 without it."""
-    for line in path.read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name == field:
-            return int(value.split()[0])
-    return 0
+    found = re.search(rf"^{field}:\s*(\d+)", path.read_text(), re.MULTILINE)
+    return int(found[1]) if found else 0
 
 
 def _line(path: Path) -> str:

@@ -92,6 +92,7 @@ class DeviceState:
         (directory / "pending").mkdir(exist_ok=True)
         self._memory = self._read_memory()
         self._pending = self._read_pending()
+        self._held: tuple[str, Weights] = ("", {})  # the fleet's weights in memory, and their digest
         if self._pending is not None:  # the power may have gone before `keep_pending` remembered
             task = max(self._memory.task, self._pending.result.task)
             self.remember(replace(self._memory, task=task))
@@ -119,6 +120,7 @@ class DeviceState:
         """Weights and all that is kept belong to one bundle: with another one they are dropped."""
         if self._memory.bundle == digest:
             return
+        self._held = ("", {})
         self._remove("weights", "control", *KEPT)
         self.settle(accepted=False)
         memory = replace(self._memory, bundle=digest, weights_version=0, weights_digest="", control_digest="")
@@ -139,11 +141,14 @@ class DeviceState:
 
         Weights that the disk has damaged are forgotten, so that they are fetched again as a whole.
         """
-        if not self._memory.weights_digest:
+        if not (digest := self._memory.weights_digest):
             return None
+        if self._held[0] == digest:
+            return self._held[1]
         with contextlib.suppress(OSError, SpecError):
             weights = unpack_weights((self.directory / "weights.bin").read_bytes(), spec)
-            if weights_digest(weights) == self._memory.weights_digest:
+            if weights_digest(weights) == digest:
+                self._held = (digest, weights)
                 return weights
         self._forget_weights()
         return None
@@ -162,6 +167,7 @@ class DeviceState:
         """Replace the fleet's weights."""
         write_atomically(self.directory / "weights.bin", pack_weights(weights))
         self.remember(replace(self._memory, weights_version=version, weights_digest=digest))
+        self._held = (digest, weights)
 
     def control(self, spec: ModelSpec) -> Weights | None:
         """The fleet's control variate as last received; None if there is none, or it is damaged."""
@@ -190,11 +196,11 @@ class DeviceState:
     def keep_pending(self, result: Result, payload: bytes, kept: Kept = MappingProxyType({})) -> None:
         """Write a result down before it leaves the device, with what is kept once it is accepted."""
         folder = self.directory / "pending"
-        for name in KEPT:
-            if name in kept:
-                write_atomically(folder / f"{name}.bin", pack_weights(kept[name]))
-            else:
-                (folder / f"{name}.bin").unlink(missing_ok=True)
+        for name, weights in kept.items():
+            write_atomically(folder / f"{name}.bin", pack_weights(weights))
+        for path in folder.iterdir():  # an older result's
+            if path.stem in KEPT and path.stem not in kept:
+                path.unlink()
         write_atomically(folder / "payload.bin", payload)
         write_atomically(folder / "result.json", dumps(result))
         self._pending = Pending(result, payload)
@@ -217,14 +223,14 @@ class DeviceState:
         self._pending = None
         folder = self.directory / "pending"
         if accepted:
-            for name in KEPT:
-                with contextlib.suppress(FileNotFoundError):
-                    (folder / f"{name}.bin").replace(self.directory / f"{name}.bin")
+            for path in folder.iterdir():
+                if path.stem in KEPT:
+                    path.replace(self.directory / path.name)
             sync_directory(self.directory)
         (folder / "result.json").unlink(missing_ok=True)
         sync_directory(folder)
-        for name in (*KEPT, "payload"):
-            (folder / f"{name}.bin").unlink(missing_ok=True)
+        for path in folder.iterdir():
+            path.unlink()
 
     def _read_memory(self) -> Memory:
         path = self.directory / "state.json"

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from compression.records import dumps
 from compression.sparsity import without_pruned
@@ -20,7 +20,7 @@ from edge_client.coding import Coder
 from edge_client.config import EdgeConfig
 from edge_client.data import Batch, DataSource, LocalData, batches, column_statistics
 from edge_client.extractors import read_extractor
-from edge_client.health import health
+from edge_client.health import Checkup
 from edge_client.inference.sums import calibration_sums
 from edge_client.session.blobs import BlobStore
 from edge_client.state import DeviceState
@@ -82,6 +82,7 @@ class Workshop:
         self._digest = ""
         self._trainer: LiteRTTrainer | None = None
         self._examples: Examples | None = None
+        self._checkup = Checkup(state.directory)
 
     def perform(self, task: Task, cancelled: Cancelled) -> Outcome:
         """Carry out a task whose blobs are all in the store.
@@ -104,12 +105,13 @@ class Workshop:
         evaluation = self.evaluate(trainer, data)
         if task.kind == "evaluate":
             sums = calibration_sums(trainer, data, self._alive, raw=examples.raw)
-            outcome = Outcome(replace(self._result(task), calibration=sums))
-        elif task.kind == "finetune":
-            outcome = self._fine_tune(task, trainer, data, base, cancelled)
-        else:
-            outcome = self._train(task, trainer, data, base, cancelled)
-        return replace(outcome, result=replace(outcome.result, evaluation=evaluation))
+            return Outcome(self._result(task, evaluation=evaluation, calibration=sums))
+        trained = self._trained(task, trainer, data, base, cancelled)
+        if task.kind == "finetune":  # a model of the device's own: it stays here, only its evaluation is told
+            tuned = self.evaluate(trainer, data)
+            result = self._result(task, evaluation=evaluation, training=trained.report, tuned=tuned)
+            return Outcome(result, kept={"tuned": trained.weights})
+        return self._coded(task, trained, base, trainer.spec, evaluation)
 
     def open(
         self, ref: BlobRef, extractor: BlobRef | None = None, cancelled: Cancelled = lambda: False
@@ -218,11 +220,11 @@ class Workshop:
         )
         return Outcome(self._result(task, payload=BlobRef.of(payload)), payload)
 
-    def _train(
-        self, task: Task, trainer: LiteRTTrainer, data: LocalData, base: Weights, cancelled: Cancelled
+    def _coded(
+        self, task: Task, trained: Trained, base: Weights, spec: ModelSpec, evaluation: EvaluationSums | None
     ) -> Outcome:
-        plan, spec = _plan(task), trainer.spec
-        trained = self._trained(task, trainer, data, base, cancelled)
+        """What came of training, as an update."""
+        plan = _plan(task)
         coder = Coder.of(spec.without(task.personal), self._digest, plan.codec, task.round)
         residual = self._state.kept("residual", coder.spec)
         if residual and plan.keep_zeros:
@@ -242,16 +244,8 @@ class Workshop:
             )
             payload += change
             report = replace(report, variate_bytes=len(change))
-        result = replace(self._result(task, payload=BlobRef.of(payload)), training=report)
+        result = self._result(task, payload=BlobRef.of(payload), training=report, evaluation=evaluation)
         return Outcome(result, payload, kept)
-
-    def _fine_tune(
-        self, task: Task, trainer: LiteRTTrainer, data: LocalData, base: Weights, cancelled: Cancelled
-    ) -> Outcome:
-        """A model of the device's own: it stays here, only its evaluation is told."""
-        trained = self._trained(task, trainer, data, base, cancelled)
-        result = replace(self._result(task), training=trained.report, tuned=self.evaluate(trainer, data))
-        return Outcome(result, kept={"tuned": trained.weights})
 
     def _trained(
         self, task: Task, trainer: LiteRTTrainer, data: LocalData, base: Weights, cancelled: Cancelled
@@ -279,8 +273,8 @@ class Workshop:
         )
         return Trained(local, {name: local[name] - base[name] for name in base}, report, control)
 
-    def _result(self, task: Task, *, payload: BlobRef | None = None) -> Result:
-        return Result(task=task.number, status="done", payload=payload, health=health(self._state.directory))
+    def _result(self, task: Task, **parts: Any) -> Result:
+        return Result(task=task.number, status="done", health=self._checkup.health(), **parts)
 
     # ---- what strategies keep on the device ----
 

@@ -117,10 +117,18 @@ def test_another_bundle_starts_afresh(state: DeviceState) -> None:
 
 def test_weights_damaged_on_disk_are_not_used(state: DeviceState) -> None:
     state.keep_weights(3, weights_digest(weights(7.0)), weights(7.0))
-    assert state.weights(SPEC) is not None
+    again = reopened(state)
     (state.directory / "weights.bin").write_bytes(bytes(24))
-    assert state.weights(SPEC) is None
-    assert state.memory.weights_digest == ""  # so they are fetched as a whole
+    assert again.weights(SPEC) is None
+    assert again.memory.weights_digest == ""  # so they are fetched as a whole
+
+
+def test_weights_are_read_from_the_disk_once(state: DeviceState) -> None:
+    state.keep_weights(3, weights_digest(weights(7.0)), weights(7.0))
+    (state.directory / "weights.bin").write_bytes(bytes(24))
+    held = state.weights(SPEC)
+    assert held is not None and held["w"][0, 0] == 7.0
+    assert reopened(state).memory.weights_digest == ""  # what the disk has is looked at when it starts
 
 
 @pytest.mark.parametrize("content", [bytes(24), b"", None])

@@ -74,6 +74,8 @@ def test_a_step_leads_from_the_weights_held(device: Device) -> None:
 
 
 def test_held_weights_that_turn_out_damaged_make_it_want_the_whole(device: Device) -> None:
+    device.state.close()
+    device = Device(device.state.directory)  # in memory there are none
     device.blobs.put(STEP)
     (device.state.directory / "weights.bin").write_bytes(bytes([1] * 8))
     with pytest.raises(BlobError, match="is not here"):
