@@ -158,6 +158,7 @@ class RolloutConfig(Record):
     max_failed: Annotated[float, Between(0, 1)] = 0.1  # share of the offered above which it is taken back
     max_errors: Annotated[float, Between(0, 1)] = 0.05  # share of failed answers on a device in use
     automatic: bool = True  # false: after the canaries it waits for `bramble-server models promote`
+    afterwards: Literal["warn", "rollback"] = "warn"  # once it is over, where more than max_failed do badly
 
 
 @dataclass(frozen=True, slots=True)

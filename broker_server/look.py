@@ -11,9 +11,11 @@ from typing import Any
 from broker_server.config import ServerConfig
 from broker_server.fleet import ledger_path
 from broker_server.records import RoundRecord
+from broker_server.rollout.after_switch import doing_badly
+from broker_server.rollout.standing import CURRENT
 from broker_server.run_plan import stages_of
 from broker_server.store.ledger import Ledger, LedgerError
-from broker_server.store.models import server_runs
+from broker_server.store.models import ModelStore, server_runs
 
 
 class FleetView:
@@ -23,6 +25,8 @@ class FleetView:
         self._config = config
         self._ledger = ledger
         self._running = running
+        self._store = ModelStore(ledger.connection)
+        self._model = int(ledger.fact(CURRENT) or 0)
         self._records = list(ledger.rounds(RoundRecord).values())
 
     def status(self) -> dict[str, Any]:
@@ -43,6 +47,8 @@ class FleetView:
             "results": len(self._ledger.results(closed)),
             "version": last.version if last else 0,
             "accuracy": self.rounds()[-1]["accuracy"] if last else None,
+            "model": self._model,
+            "doing_badly": doing_badly(self._config, self._ledger, self._store, self._model),
             "incidents": [asdict(incident) for incident in self._ledger.incidents()[-5:]],
         }
 

@@ -79,6 +79,9 @@ def _status_text(status: dict[str, Any]) -> str:
         lines.append(f"at work: {status['stage']}, task {status['task']}, {status['results']} results so far")
     else:
         lines.append(f"next: {status['stage']}")
+    if status["model"]:
+        lines.append(f"model {status['model']} answers on the devices")
+    lines += [f"warning: it does badly on {name}: {why}" for name, why in status["doing_badly"].items()]
     for incident in status["incidents"]:
         when = datetime.fromtimestamp(incident["at"])
         lines.append(f"{when:%Y-%m-%d %H:%M:%S}  {incident['who']}: {incident['what']}; {incident['remedy']}")

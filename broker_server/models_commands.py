@@ -105,7 +105,8 @@ def _rollback(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         with look_at_models(load_config(arguments.config)) as view:
             preview = view.rollback_preview(arguments.version)
-        words = f"{len(preview['devices'])} devices would go from model {preview['from']} to {preview['to']}"
+        way = f"from model {preview['from']} to {preview['to'] or 'none'}"
+        words = f"{len(preview['devices'])} devices would go {way}"
         return _say(arguments, preview, words)
     return _give(arguments, Order(kind="rollback", version=arguments.version))
 
@@ -149,6 +150,7 @@ def _show(arguments: argparse.Namespace) -> int:
     lines = [f"model {details['version']}: {details['phase']} {details['reason']}".rstrip()]
     lines += [f"{name:26} {details[name]}" for name in shown]
     lines += [f"{name:26} {value:.5g}" for name, value in details["metrics"].items()]
+    lines += [f"warning: it does badly on {name}: {why}" for name, why in details["doing_badly"].items()]
     header = (
         "device",
         "has",

@@ -116,6 +116,7 @@ COMMENTS: Mapping[str, str] = {
     "tracking.tensorboard": '"tensorboard": a folder; tensorboard --logdir draws it',
     "tracking.mlflow": '"sqlite:///mlflow.db": or a server, http://HOST:PORT',
     "rollout.automatic": "false: after the canaries it waits for bramble-server models promote",
+    "rollout.afterwards": "warn or rollback, where more than max_failed do badly once it is over",
 }
 
 

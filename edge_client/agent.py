@@ -144,13 +144,11 @@ class Agent:
         if not self._session.connected:
             return LONGEST_SLEEP_S
         now = time.monotonic()
-        due = [now + LONGEST_SLEEP_S]
+        due = [now + LONGEST_SLEEP_S, self._aftercare.next_due()]
         if (request := self._downloads.next_due()) is not None:
             due.append(request)
         if (offer := self._offering.next_due()) is not None:
             due.append(offer)
-        if (look := self._aftercare.next_due()) is not None:
-            due.append(look)
         return min(max(0.0, min(due) - now, self._troubles.rest_until - now), LONGEST_SLEEP_S)
 
     def _on_connection(self, change: ConnectionChange) -> None:

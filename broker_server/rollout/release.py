@@ -17,9 +17,10 @@ from broker_server.incidents import Incidents
 from broker_server.members import members
 from broker_server.publisher import Publisher
 from broker_server.report.observer import Note, ReleaseResult, RunObserver
+from broker_server.rollout.after_switch import AfterSwitch
 from broker_server.rollout.directions import Directions
-from broker_server.rollout.judge import problem_of
 from broker_server.rollout.machine import (
+    Abort,
     Added,
     Begun,
     Command,
@@ -89,6 +90,9 @@ class Rollout:
         parts = stages.ledger, self.store, self._offers, self._standing
         self._publication = Publication(*parts, self._rules)
         self._directions = Directions(*parts, self._rules.decide_s, self.note)
+        self._after_switch = AfterSwitch(
+            config, stages.ledger, self.store, self.registry, self._standing, self._incidents
+        )
         self._greeted: set[str] = set()  # devices that were looked at since this server began
         self._counted = 0.0
 
@@ -158,8 +162,10 @@ class Rollout:
             since=clock.now(),
             reason=reason,
         )
-        self._standing.begin(state, self._offers.make(self.registry.get(back_to), rollback=True))
-        self._standing.settle(back_to)
+        release = self._offers.back(self.current, back_to, everyone)
+        with self.all_or_nothing():
+            self._standing.begin(state, release)
+            self._standing.settle(back_to)
         self._publication.expect_answers()
 
     def put_right(self, device: str, hello: Hello) -> None:
@@ -242,23 +248,14 @@ class Rollout:
 
     def on_health(self, device: str, health: ModelHealth) -> None:
         """How a model does on a device after the switch."""
-        state = self.at_work
-        if not health.version and state is not None and device in state.taken:
-            health = replace(health, version=state.version)  # damaged so that it cannot say which it is
-        if not self.registry.knows(health.version):
-            log.warning("%s tells of a model %d that this fleet never had", device, health.version)
-            return
-        self.store.keep_health(device, health.version, health, clock.now())
-        if state is None or health.version != state.version or device not in state.taken:
-            return
-        gate = self._ledger.release_reports(health.version).get(device)
-        rule, max_errors = self._config.release.gate, self._config.rollout.max_errors
-        if problem := problem_of(health, gate, rule, max_errors=max_errors):
-            what = f"model {health.version} does badly: {problem}"
-            self._incidents.note(device, what, "counted as failed in the rollout")
-            self.feed(Failed(device, problem))
-        else:
-            self.feed(Heard(device))
+        match self._after_switch.heard(device, health):
+            case Abort(reason):
+                parent = self.registry.get(self.current).parent
+                what = f"taken back after its rollout: {reason}"
+                self._incidents.note(f"model {self.current}", what, f"the fleet goes back to model {parent}")
+                self.take_back(parent, reason)
+            case Heard() | Failed() as event:
+                self.feed(event)
 
     def _on_fleet_report(self, device: str, report: ReleaseReport) -> None:
         if self.state is not None and report.outcome == "rolled-back":

@@ -12,6 +12,7 @@ from typing import Any
 from broker_server.config import ServerConfig
 from broker_server.fleet import ledger_path
 from broker_server.members import members
+from broker_server.rollout.after_switch import doing_badly
 from broker_server.rollout.machine import RolloutState
 from broker_server.rollout.planning import RolloutError, plan_waves
 from broker_server.rollout.registry import ModelRecord, Registry
@@ -57,6 +58,7 @@ class ModelsView:
             "waves": [list(wave) for wave in state.waves] if state else [],
             "reason": state.reason if state else "",
             "sent_back": list(state.sent_back) if state else [],
+            "doing_badly": doing_badly(self._config, self._ledger, self._store, version),
             "devices": self._devices(version, state),
         }
 

@@ -1,7 +1,8 @@
 """How a model does after the switch: asked again now and then, on the data as they are by then.
 
 A gate decides on one moment. A canary's worth is what comes after it: a board that throttles, new examples
-on which the model is worse, programs that get no answer.
+on which the model is worse, programs that get no answer. Some of that takes months: after the watch that its
+release asks for, a model is looked at once a day.
 """
 
 from __future__ import annotations
@@ -27,13 +28,14 @@ from edge_client.wire.rollout import ModelHealth, Release, WatchPlan
 
 log = logging.getLogger(__name__)
 
+LATER_S = 86_400.0  # between two looks after the watch
 RUNS, BUDGET_S = 20, 0.5  # the gate measures at leisure; this comes again and again
 
 LoadData = Callable[[ModelSpec], LocalData]
 
 
 class Aftercare:
-    """Watches the active model for as long as its release asks for; begins anew with each process."""
+    """Watches the active model as its release asks for, then once a day; begins anew with each process."""
 
     def __init__(self, directory: Path, load_data: LoadData, now: float, *, threads: int = 1) -> None:
         self._directory = directory
@@ -48,19 +50,20 @@ class Aftercare:
         """The active model may be another one: watch it as its release says."""
         self._plan = _plan_of(self._slots)
         self._ends = now + self._plan.seconds
-        self._next = now if self._plan.seconds else self._ends
+        self._next = now if self._plan.seconds else now + LATER_S
 
-    def next_due(self) -> float | None:
-        """When a report is due; None once the watch is over."""
-        return self._next if self._plan.seconds and self._next <= self._ends else None
+    def next_due(self) -> float:
+        """When a report is due."""
+        return self._next
 
     def due(self, now: float) -> bool:
         """Whether a report is due."""
-        return (at := self.next_due()) is not None and at <= now
+        return self._next <= now
 
     def report(self, now: float) -> ModelHealth | None:
         """Ask the model again; None without one."""
-        self._next = now + self._plan.every_s
+        following = now + self._plan.every_s
+        self._next = following if following <= self._ends else now + LATER_S
         try:
             model = self._slots.active()
         except SlotError as exc:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,8 +28,9 @@ from broker_server.store.ledger import Ledger
 from broker_server.store.models import ModelStore
 from compression.records import RecordError, loads
 from edge_client.session.blobs import BlobStore
-from edge_client.wire.rollout import ReleaseReport
+from edge_client.wire.rollout import ModelHealth, ReleaseReport
 from provisioning.pki.signing import load_signing_key
+from tests.broker_server.test_intake import hello
 from tests.edge_client.agent_cases import release
 from tests.edge_client.inference_cases import brightness_model
 
@@ -104,6 +106,22 @@ def test_one_version_is_shown_with_its_signature(fleet: Fleet, capsys: pytest.Ca
     assert (shown["signature"], shown["waves"]) == ("good", [["pi-1"], ["pi-2"]])
     assert fleet.run("show", "2") == 0
     assert "model 2: offering" in capsys.readouterr().out
+
+
+def test_show_names_the_devices_that_do_badly_with_it_by_now(
+    fleet: Fleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with fleet.ledger() as ledger:
+        for device, accuracy in (("pi-1", 0.7), ("pi-2", 0.9)):
+            ledger.keep_hello(device, replace(hello(), model_version=1), time.time())
+            gate = ReleaseReport(order=1, version=1, outcome="activated", reason="", accuracy=0.9)
+            ledger.keep_release_report(device, gate)
+            health = ModelHealth(version=1, accuracy=accuracy, examples=100)
+            ModelStore(ledger.connection).keep_health(device, 1, health, 1.0)
+    assert fleet.run("show", "1", "--json") == 0
+    assert printed(capsys)["doing_badly"] == {"pi-1": "accuracy 0.700 by now, 0.900 at the gate"}
+    assert fleet.run("show", "1") == 0
+    assert "warning: it does badly on pi-1: accuracy 0.700 by now" in capsys.readouterr().out
 
 
 def test_an_edited_registry_is_noticed(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ from edge_client.config import DataConfig
 from edge_client.data.errors import NOT_TOLD, DataError
 from edge_client.device.slots import TRIAL_S
 from edge_client.files import write_atomically
+from edge_client.inference import aftercare
 from edge_client.offering import GIVE_UP_S, OFFER_RETRY_S
 from edge_client.sd_notify import ServiceManager
 from edge_client.session.blobs import BlobError
@@ -445,6 +446,10 @@ def test_after_the_switch_it_says_how_the_model_does_for_as_long_as_it_is_asked(
     case.agent._aftercare.begin(case.clock.now)
     said = [message for message in case.steps(60) if isinstance(message, ModelHealth)]
     assert [(message.version, "refuses the model" in message.problem) for message in said] == [(4, True)] * 3
+    case.clock.now += aftercare.LATER_S - 100.0
+    assert not [message for message in case.steps(30) if isinstance(message, ModelHealth)]
+    case.clock.now += 60.0  # once a day from then on
+    assert len([message for message in case.steps(60) if isinstance(message, ModelHealth)]) == 1
 
 
 def decided(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
