@@ -7,6 +7,7 @@ give them, and a server that is killed goes on where it was.
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -140,6 +141,7 @@ class FleetLatency:
             fleet=self._fleet,
             number=work.row.number,
             expires=int(work.row.expires),
+            left_s=max(0, math.ceil(work.ends - clock.now())),
             model=work.row.order.model,
             plan=work.row.order.plan,
         )

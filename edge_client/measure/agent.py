@@ -56,10 +56,11 @@ class Process(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Memory(Record):
-    """The newest request that was carried out, and what was said of it."""
+    """The newest request that was carried out, what was said of it, and what is fetched for the next."""
 
     number: Number = 0
     report: LatencyReport | None = None
+    file: BlobRef | None = None
 
 
 class Measurer:
@@ -91,9 +92,11 @@ class Measurer:
         self._asked: LatencyRequest | None = None
         self._said = LatencyProgress(number=0, state="waiting")
         self._wanted: BlobRef | None = None
+        self._ends: float | None = None  # of the request at work, in monotonic seconds
         self._version = 0  # of the model that is measured; 0 for a file that was sent
         self._process: Process | None = None
         self._replayed: set[int] = set()  # old requests that were refused
+        self._tidy()
 
     def __enter__(self) -> Self:
         return self
@@ -108,6 +111,11 @@ class Measurer:
         """The file that has been or is being fetched for the request at work."""
         return self._wanted
 
+    @property
+    def measuring(self) -> bool:
+        """Whether a model is being measured now: whatever else takes time would be in its figures."""
+        return self._process is not None
+
     def on_request(self, request: LatencyRequest, busy: str = "") -> Answer | None:
         """Take a request on, or say at once why not; a known one gets its answer again.
 
@@ -119,6 +127,7 @@ class Measurer:
         if request.number == self._memory.number:
             return self._memory.report
         if self._asked is not None and request.number == self._asked.number:
+            self._asked = replace(self._asked, left_s=request.left_s)
             return self._said
         newest = max(self._memory.number, self._asked.number if self._asked else 0)
         if request.number < newest:
@@ -127,8 +136,8 @@ class Measurer:
         if reason := self._objection(request, own):
             return LatencyReport(number=request.number, outcome="refused", reason=reason)
         self._forget()
+        self._want(None if _is_own(request, own) else request.model)
         self._asked = request
-        self._wanted = None if _is_own(request, own) else request.model
         self._said = LatencyProgress(number=request.number, state="waiting", reason=busy)
         what = request.model.digest[:12] if request.model else "the active model"
         log.info("request %d: measure %s", request.number, what)
@@ -146,7 +155,7 @@ class Measurer:
         """
         if self._asked is None:
             return None
-        if self._process is None and self._now() > self._asked.expires:
+        if self._process is None and self._is_over(self._asked, at):
             why = self._said.reason or self._said.state
             return self._conclude("refused", f"expired before it could be measured: {why}")
         if busy:
@@ -160,6 +169,28 @@ class Measurer:
             return self._conclude("failed", str(exc))
 
     # ---- inside ----
+
+    def _is_over(self, request: LatencyRequest, at: float) -> bool:
+        """By this device's clock, or by the seconds that have passed since somebody asked last."""
+        ends = at + request.left_s
+        self._ends = ends if self._ends is None else min(self._ends, ends)
+        return self._now() > request.expires or at > self._ends
+
+    def _want(self, file: BlobRef | None) -> None:
+        """What is fetched is written down before: a restarted agent removes it."""
+        self._remember(replace(self._memory, file=file))
+        self._wanted = file
+
+    def _remember(self, memory: Memory) -> None:
+        if memory != self._memory:
+            write_atomically(self._folder / MEMORY, dumps(memory))
+            self._memory = memory
+
+    def _tidy(self) -> None:
+        """Remove what an agent that was ended in a measurement left; whoever asks again sends it again."""
+        (self._folder / MODEL).unlink(missing_ok=True)
+        if self._memory.file is not None:
+            self._blobs.remove(self._memory.file.digest)
 
     def _measure(self, request: LatencyRequest, at: float) -> Answer | None:
         if self._process is None:
@@ -185,7 +216,7 @@ class Measurer:
         if self._wanted is None:
             own = self._active()
             if own is None or not _is_own(request, own):  # another model has become active meanwhile
-                self._wanted = request.model
+                self._want(request.model)
                 if self._wanted is None:
                     raise MeasureError("it has no model any more")
             else:
@@ -232,9 +263,7 @@ class Measurer:
             reason=reason[:MAX_REASON],
             measurement=measurement,
         )
-        memory = Memory(report.number, report)
-        write_atomically(self._folder / MEMORY, dumps(memory))
-        self._memory = memory
+        self._remember(Memory(report.number, report))
         self._forget()
         log.info("request %d: %s %s", report.number, report.outcome, report.reason)
         return report
@@ -246,7 +275,7 @@ class Measurer:
         if self._wanted is not None:
             self._downloads.forget(self._wanted)
             self._blobs.remove(self._wanted.digest)
-        self._asked = self._wanted = None
+        self._asked = self._wanted = self._ends = None
 
     def _end_process(self) -> None:
         if self._process is not None:

@@ -22,6 +22,7 @@ class LatencyRequest(Message):
     fleet: FleetName
     number: Number
     expires: Number  # seconds since 1970; not carried out later than that
+    left_s: Number = 1 << 53  # until then when it was sent: a device's clock may stand in the past
     model: BlobRef | None = None
     plan: MeasurePlan = MeasurePlan()
 

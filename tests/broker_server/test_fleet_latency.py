@@ -111,7 +111,7 @@ def test_every_device_is_asked_and_it_is_over_when_all_have_answered(case: Case)
     number = case.order(plan=MeasurePlan(threads=2))
     asked = case.tick()
     request = LatencyRequest(
-        fleet="ward", number=number, expires=1_000_060, model=None, plan=MeasurePlan(threads=2)
+        fleet="ward", number=number, expires=1_000_060, left_s=59, model=None, plan=MeasurePlan(threads=2)
     )
     assert asked == [("pi-1", request), ("pi-2", request)]
     assert case.latency.busy

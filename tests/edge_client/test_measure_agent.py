@@ -205,6 +205,17 @@ def test_a_request_that_expires_while_it_waits_is_refused(device: Device) -> Non
     assert reason == "expired before it could be measured: it has a task: train"
 
 
+def test_a_clock_that_stands_in_the_past_does_not_keep_it_waiting_for_ever(device: Device) -> None:
+    ref = BlobRef.of(SENT)
+    device.measurer.on_request(request(model=ref, left_s=600))
+    assert device.measurer.advance(50.0) == said("fetching")
+    assert device.measurer.advance(649.0) is None
+    device.measurer.on_request(request(model=ref, left_s=100))  # sent again; it was long on its way before
+    assert device.measurer.advance(649.5) is None
+    assert refusal(device.measurer.advance(650.5)) == "expired before it could be measured: fetching"
+    assert device.downloads.next_due() is None  # nobody is asked for the file any more
+
+
 def test_of_a_file_that_came_in_part_only_nothing_is_left(device: Device) -> None:
     data = bytes(range(256)) * (CHUNK_BYTES // 128)
     ref = BlobRef.of(data)
@@ -215,6 +226,28 @@ def test_of_a_file_that_came_in_part_only_nothing_is_left(device: Device) -> Non
     device.now = LATER + 1
     assert "expired" in refusal(device.measurer.advance(0.0))
     assert list(device.blobs.path("").iterdir()) == []
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_restart_leaves_nothing_of_a_file_that_was_sent(device: Device, whole: bool) -> None:
+    sent = SENT if whole else bytes(2 * CHUNK_BYTES)
+    ref = BlobRef.of(sent)
+    device.measurer.on_request(request(model=ref))
+    device.measurer.advance(0.0)
+    device.downloads.on_chunk(ref.digest, 0, sent[:CHUNK_BYTES], 0.0)
+    assert any((device.state / "blobs").iterdir())
+    device.boot()
+    assert not any((device.state / "blobs").iterdir())
+    assert device.measurer.on_request(request(model=ref)) == said("waiting")  # the server asks until it hears
+
+
+def test_a_restart_leaves_nothing_of_its_own_model(device: Device) -> None:
+    device.activate()
+    device.measurer.on_request(request())
+    device.measurer.advance(0.0)
+    assert (device.state / FOLDER / MODEL).exists()
+    device.boot()
+    assert not (device.state / FOLDER / MODEL).exists()
 
 
 def test_a_replayed_request_is_refused_once(device: Device) -> None:
