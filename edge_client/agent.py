@@ -144,7 +144,9 @@ class Agent:
         if not self._session.connected:
             return LONGEST_SLEEP_S
         now = time.monotonic()
-        due = [now + LONGEST_SLEEP_S, self._aftercare.next_due()]
+        due = [now + LONGEST_SLEEP_S]
+        if self._may_look():
+            due.append(self._aftercare.next_due())
         if (request := self._downloads.next_due()) is not None:
             due.append(request)
         if (offer := self._offering.next_due()) is not None:
@@ -204,7 +206,7 @@ class Agent:
         if channel == TASK and isinstance(message, Task):
             self._tasks.on_task(message)
         elif channel in (RELEASE, MESSAGE) and isinstance(message, Release):
-            self._rollout.on_release(message, frame)
+            self._rollout.on_release(message, frame, alone=channel == MESSAGE)
         elif channel == MESSAGE and isinstance(message, Grant):
             self._offering.on_grant(message)
         elif channel == MESSAGE and isinstance(message, Receipt):
@@ -274,5 +276,9 @@ class Agent:
         self._blobs.keep_only([ref.digest for ref in in_use])
 
     def _say_how_the_model_does(self) -> None:
-        if self._tasks.newest is None:
+        if self._may_look():
             self._rollout.say_how_the_model_does()
+
+    def _may_look(self) -> bool:
+        """Whether asking the active model neither holds a task up nor gets into a measurement's figures."""
+        return self._tasks.newest is None and not self._measurer.measuring

@@ -49,17 +49,23 @@ class Rollout:
         self._now = now
         self.release: Release | None = None
         self._frame = b""  # as it was signed
+        self._told_alone = False  # it came on this device's own topic
         self._replayed: set[int] = set()  # orders of old releases that were reported
 
-    def on_release(self, release: Release, frame: bytes) -> None:
-        """Take on a release that is newer than the one at hand, or say again what became of an old one."""
+    def on_release(self, release: Release, frame: bytes, *, alone: bool) -> None:
+        """Take on a release that is newer than the one at hand, or say again what became of an old one.
+
+        Args:
+            release, frame: what was signed.
+            alone: this device was told by itself.
+        """
         memory = self._state.memory
         if release.cohort and self._name not in release.cohort:
             return
         if release.order == memory.release and memory.release_report is not None:
             self._uplink.tell(memory.release_report)  # the server asks again: it did not hear
         elif release.order > max(memory.release, self.release.order if self.release else 0):
-            self.release, self._frame = release, frame
+            self.release, self._frame, self._told_alone = release, frame, alone
             self.ready(release)
         elif release.order < memory.release and release.order not in self._replayed:
             self._replayed.add(release.order)  # once: a broker may hold an old one for ever
@@ -67,6 +73,8 @@ class Rollout:
 
     def withdraw(self) -> None:
         """The retained release was taken away: it is not to be installed any more."""
+        if self._told_alone:
+            return
         self.release = None
         self._downloads.forget_all()  # a task asks again for its own
 

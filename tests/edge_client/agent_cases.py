@@ -111,6 +111,18 @@ class Case:
             item if isinstance(item, ConnectionChange) else self._from_server(item) for item in items
         ]
 
+    def withdraw(self) -> list[Message]:
+        """Take the retained release away; what the agent sent in the turn."""
+        self.session.inbox.append(Incoming(TOPICS.all(RELEASE), b"", False, lambda: None, self.clock.now))
+        return self.step()
+
+    def tell(self, message: Message) -> list[Message]:
+        """Send something on the device's own topic; what the agent sent in the turn."""
+        topic = TOPICS.down(NAME, MESSAGE)
+        payload = encode(message, topic=topic, signer=self._signer)
+        self.session.inbox.append(Incoming(topic, payload, False, lambda: None, self.clock.now))
+        return self.step()
+
     def chunk(self, data: bytes, index: int) -> None:
         ref = BlobRef.of(data)
         payload = encode(Chunk(blob=ref.digest, index=index), split(data)[index])

@@ -430,11 +430,25 @@ def test_a_newer_release_takes_the_place_of_one_that_is_being_fetched(case: Case
 
 def test_a_release_that_is_withdrawn_is_not_fetched_any_further(case: Case) -> None:
     case.step(release(1, model=LARGE))
-    case.session.inbox.append(Incoming(TOPICS.all(RELEASE), b"", False, lambda: None, case.clock.now))
-    assert case.step() == []
+    assert case.withdraw() == []
     assert case.agent._rollout.release is None
     case.answer_requests(LARGE)
     assert case.agent._state.memory.release == 0
+
+
+def test_what_a_device_was_told_by_itself_stays_when_the_fleets_release_is_withdrawn(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case.step(release(1))
+    case.tell(release(2, model=LARGE, cohort=(NAME,)))
+    case.withdraw()
+    assert case.agent._rollout.release is not None and case.agent._rollout.release.version == 2
+    decided(case, monkeypatch)
+    case.answer_requests(LARGE)
+    assert case.agent._state.memory.release == 2
+    case.step(release(3, model=LARGE + b"?"))
+    case.withdraw()  # this one was the fleet's again
+    assert case.agent._rollout.release is None
 
 
 def test_after_the_switch_it_says_how_the_model_does_for_as_long_as_it_is_asked(

@@ -22,8 +22,9 @@ from edge_client.wire.errors import WireError
 from edge_client.wire.frame import encode
 from edge_client.wire.latency import LatencyProgress, LatencyReport, LatencyRequest
 from edge_client.wire.measurement import Measurement, MeasurePlan
+from edge_client.wire.rollout import ModelHealth, WatchPlan
 from edge_client.wire.topics import MESSAGE
-from tests.edge_client.agent_cases import NAME, TOPICS, UP, Case, Incoming, task
+from tests.edge_client.agent_cases import NAME, TOPICS, UP, Case, Incoming, release, task
 from tests.edge_client.inference_cases import SPEC
 from tests.edge_client.measure_cases import measurement
 
@@ -362,6 +363,23 @@ def test_a_task_that_comes_while_it_measures_ends_the_child(case: Case) -> None:
     assert answers(case.step(task(1))) == [said("waiting", "it has a task: evaluate")]
     assert processes[0].ended
     assert case.agent._measurer.wanted is not None  # not swept away with the task's files
+
+
+def test_the_active_model_is_not_looked_at_while_one_is_measured(case: Case) -> None:
+    """Both would be slower than they are: the figures, and the answers of a rollout's canary."""
+    processes = started(case)
+    watch = WatchPlan(seconds=100.0, every_s=10.0)
+    frame = encode(release(4, watch=watch), topic="x", signer=case._signer)
+    slots = case.agent._aftercare._slots
+    slots.activate(slots.stage(4, b"no model", SPEC, manifest=frame))
+    case.agent._blobs.put(SENT)
+    case.step(request(model=BlobRef.of(SENT)))
+    case.agent._aftercare.begin(case.clock.now)
+    assert not [message for message in case.steps(30) if isinstance(message, ModelHealth)]
+    assert case.agent._sleep_s() > 0.5  # nor asked every moment whether it may
+    processes[0].comes_to = measurement(sha256(SENT))
+    said = [type(message) for message in case.step()]
+    assert said == [LatencyReport, ModelHealth]
 
 
 def test_unsigned_requests_are_ignored(case: Case) -> None:
