@@ -21,7 +21,7 @@ from edge_client.inference import aftercare
 from edge_client.offering import GIVE_UP_S, OFFER_RETRY_S
 from edge_client.sd_notify import ServiceManager
 from edge_client.session.blobs import BlobError
-from edge_client.session.inbox import ConnectionChange, Incoming
+from edge_client.session.inbox import ConnectionChange
 from edge_client.state import DeviceState
 from edge_client.troubles import FIRST_REST_S
 from edge_client.wire.blobs import CHUNK_BYTES, BlobRef, split
@@ -30,7 +30,7 @@ from edge_client.wire.frame import encode
 from edge_client.wire.presence import Hello, HelloRequest, Presence
 from edge_client.wire.rollout import ModelHealth, ReleaseReport, WatchPlan
 from edge_client.wire.rounds import Receipt, Result, Task, TrainingReport
-from edge_client.wire.topics import MESSAGE, RELEASE
+from edge_client.wire.topics import MESSAGE
 from edge_client.work import Outcome, TaskCancelledError
 from tests.edge_client.agent_cases import (
     DOWN,
