@@ -2,7 +2,8 @@
 
 NumPy alone, since a device takes the same step as the server. The mask is where the weights are zero, so it
 takes no byte of its own: a step says only which share of the kernels is zero after it, and both sides find
-the same ones. Schedule as in Zhu and Gupta, "To prune, or not to prune", 2017.
+the same ones. Subnormal weights count as zero, since some 32-bit Arm units take them for that. Schedule as in
+Zhu and Gupta, "To prune, or not to prune", 2017.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from compression.spec import TensorSpec, Weights
 
 LEAST_KEPT = 0.05  # of each kernel: a layer without weights passes nothing on
+SMALLEST = np.finfo(np.float32).tiny  # of the normal numbers
 
 Schedule = Literal["polynomial", "constant"]
 FloatArray = npt.NDArray[np.float32]
@@ -45,13 +47,21 @@ def prune_weights(weights: Weights, specs: Sequence[TensorSpec], sparsity: float
     Together, because a first convolution of a few taps bears it less than a wide dense layer; but the largest
     `LEAST_KEPT` of each kernel stay. Zeros count towards the share, so what was pruned before stays pruned.
     """
-    kernels = {name: weights[name] for name in prunable(specs)}
+    kernels = {name: _without_subnormals(weights[name]) for name in prunable(specs)}
     masks = _masks([kernel.ravel() for kernel in kernels.values()], sparsity)
     pruned = {
         name: np.where(mask.reshape(kernel.shape), kernel, np.float32(0))
         for (name, kernel), mask in zip(kernels.items(), masks, strict=True)
     }
     return {name: pruned.get(name, array) for name, array in weights.items()}
+
+
+def _is_zero(values: FloatArray) -> npt.NDArray[np.bool_]:
+    return np.abs(values) < SMALLEST
+
+
+def _without_subnormals(values: FloatArray) -> FloatArray:
+    return np.where(_is_zero(values), np.float32(0), values)
 
 
 def _masks(kernels: Sequence[FloatArray], sparsity: float) -> list[npt.NDArray[np.bool_]]:
@@ -83,7 +93,7 @@ def without_pruned(values: Weights, weights: Weights, specs: Sequence[TensorSpec
     """Values for some of the tensors, zero where a kernel's weight is: nothing is owed there."""
     kernels = frozenset(prunable(specs))
     return {
-        name: np.where(weights[name] == 0, np.float32(0), array) if name in kernels else array
+        name: np.where(_is_zero(weights[name]), np.float32(0), array) if name in kernels else array
         for name, array in values.items()
     }
 
@@ -92,7 +102,7 @@ def zero_share(weights: Mapping[str, FloatArray], specs: Sequence[TensorSpec]) -
     """Share of zeros among the weights of the kernels that are pruned; 0 without any."""
     kernels = [weights[name] for name in prunable(specs)]
     size = sum(kernel.size for kernel in kernels)
-    return 1 - sum(int(np.count_nonzero(kernel)) for kernel in kernels) / size if size else 0.0
+    return sum(int(np.count_nonzero(_is_zero(kernel))) for kernel in kernels) / size if size else 0.0
 
 
 def sparsity_after(

@@ -63,6 +63,29 @@ def test_nothing_is_owed_to_a_pruned_weight() -> None:
     assert list(left) == ["d/kernel"]
 
 
+SUBNORMAL = 1e-39  # 32-bit Arm's vector unit takes it for zero, and gives zero for it
+
+
+def test_a_mask_is_the_same_where_subnormals_are_taken_for_zero() -> None:
+    here, there = weights([[3.0, SUBNORMAL], [-SUBNORMAL, 2.0]]), weights([[3.0, 0.0], [0.0, 2.0]])
+    after_here, after_there = weights([[3.0, 9.0], [SUBNORMAL, 2.0]]), weights([[3.0, 9.0], [0.0, 2.0]])
+    for share in (0.0, 0.5):
+        stepped = [pruned_step(here, after_here, SPECS, share), pruned_step(there, after_there, SPECS, share)]
+        for weights_after in stepped:
+            np.testing.assert_array_equal(weights_after["d/kernel"], [[3, 0], [0, 2]])
+    owed = {"d/kernel": np.ones((2, 2), np.float32)}
+    np.testing.assert_array_equal(without_pruned(owed, here, SPECS)["d/kernel"], [[1, 0], [0, 1]])
+    assert zero_share(here, SPECS) == 0.5
+
+
+def test_among_subnormals_the_first_goes_whichever_is_smaller() -> None:
+    specs = [TensorSpec("d/kernel", (40,))]
+    kernel = np.arange(1, 41, dtype=np.float32)
+    kernel[:3] = 3e-39, 2e-39, 1e-39
+    pruned = prune_weights({"d/kernel": kernel}, specs, 0.025)["d/kernel"]
+    assert not pruned[:3].any() and pruned[3:].all()  # all three: what is no number there is none here
+
+
 def test_small_kernels_keep_more_of_their_large_weights_and_each_keeps_some() -> None:
     specs = [
         TensorSpec("first/kernel", (4,)),
