@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,15 +19,16 @@ from edge_client.inference.gate import preparation_digest
 from edge_client.session.address import BrokerAddress
 from edge_client.session.inbox import ConnectionChange, Incoming
 from edge_client.session.mqtt import SessionError
-from edge_client.wire.blobs import BlobRef, split
+from edge_client.wire.blobs import CHUNK_BYTES, BlobRef, split
 from edge_client.wire.chunks import BlobRequest, Chunk
 from edge_client.wire.fields import Message
 from edge_client.wire.frame import decode, encode
 from edge_client.wire.rollout import Release
-from edge_client.wire.rounds import Task
+from edge_client.wire.rounds import Result, Task
 from edge_client.wire.signer import Signer
 from edge_client.wire.topics import CHUNK, MESSAGE, RELEASE, TASK, Topics
 from edge_client.wire.weights import WeightsRef
+from edge_client.work import Outcome, TaskCancelledError
 
 NAME = "pi-1"
 TOPICS = Topics("test")
@@ -177,3 +178,30 @@ def release(version: int, model: bytes = b"a model", spec: ModelSpec = SPEC, **f
 
 
 UP, DOWN = ConnectionChange(True, "connected"), ConnectionChange(False, "lost")
+LARGE = np.random.default_rng(0).bytes(3 * CHUNK_BYTES)
+
+
+def statistics(number: int) -> Task:
+    """A task that needs no blobs."""
+    return task(number, kind="statistics", columns=("x",), bundle=None, weights=None)
+
+
+def offers(messages: list[Any], number: int) -> int:
+    """How often the result of a task was offered."""
+    return sum(isinstance(message, Result) and message.task == number for message in messages)
+
+
+def performing(case: Case, monkeypatch: pytest.MonkeyPatch, batches: Callable[[int], None]) -> list[int]:
+    """Replace training by four batches with something happening before each; numbers of the tasks done."""
+    done: list[int] = []
+
+    def perform(work: Task, cancelled: Callable[[], bool]) -> Outcome:
+        for batch in range(4):
+            batches(batch)
+            if cancelled():
+                raise TaskCancelledError
+        done.append(work.number)
+        return Outcome(Result(task=work.number, status="done"))
+
+    monkeypatch.setattr(case.agent._workshop, "perform", perform)
+    return done
