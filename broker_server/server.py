@@ -157,7 +157,7 @@ class Server:
         return self._rollout.store.answer(order)
 
     def _lead_rollout(self, stop: threading.Event) -> None:
-        self._turn()
+        self._tick()  # whatever was ordered keeps it busy from here on
         while (self._rollout.busy(self._attendance.reachable) or self._latency.busy) and not stop.is_set():
             self._turn()
 
