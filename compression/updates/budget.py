@@ -10,7 +10,7 @@ import numpy as np
 
 from compression.updates.components import Components, Matrix, encode_components, take_components
 from compression.updates.profile import CodecProfile
-from compression.updates.stages import Floats, nth_largest
+from compression.updates.stages import Floats, a_sample
 
 HEADER_BYTES = 65  # header, checksum, lengths of sections, tables of the entropy coder, about
 AT_LEAST = 0.5  # share of the bytes that values get in a model so small that headers would take the rest
@@ -83,9 +83,10 @@ def kept_bits(density: float, bits: int) -> float:
 
 
 def worth_of_a_bit(values: Floats, density: float, bits: int) -> float:
-    """Energy (square) that the smallest of the kept values has for each of its bits."""
-    count = math.ceil(density * values.size)
-    if not 0 < count < values.size:
+    """Energy (square) that the smallest of the kept values has for each of its bits, by a sample of them."""
+    sample = np.abs(a_sample(values))
+    count = math.ceil(density * sample.size)
+    if not 0 < count < sample.size:
         return 0.0
-    smallest = float(nth_largest(np.abs(values), count))
+    smallest = float(np.partition(sample, -count)[-count])
     return smallest * smallest / (math.log2((1 - density) / density) + bits)

@@ -42,7 +42,7 @@ MAX_BITS = 27  # of a value: positions in 100 million parameters
 MAX_MANTISSA = 7
 _CHUNK = 1 << 16  # values whose intermediate results exist at a time
 _SAMPLE = 1 << 16  # values by which the number of mantissa bits is chosen
-_LEAST_TOKENS = 8  # bytes: method, number of mantissa bits, table, state
+_PLAIN = 32  # bytes that tokens seldom go below: method, table and state take half of them
 _NEARLY = 1.03  # so many times the bytes of `rans` are worth its time
 
 
@@ -54,7 +54,7 @@ def encode(values: Unsigned) -> bytes:
     low_bits, rice_size = _rice_parameter(values)
     fixed_size = 2 + packed_size(width * values.size)
     plain_size = min(rice_size, fixed_size)
-    if plain_size > _LEAST_TOKENS:
+    if plain_size > _PLAIN:
         mantissa, estimate = _mantissa_bits(values, width)
         if estimate <= plain_size and len(tokens := _encode_tokens(values, mantissa)) <= plain_size:
             return tokens

@@ -48,10 +48,15 @@ def _encoded(treatments: tuple[int, ...]) -> bytes:
     return integers.encode(np.array(treatments, np.uint32))
 
 
+@lru_cache(maxsize=8)
+def _decoded(data: bytes, count: int) -> tuple[int, ...]:
+    return tuple(integers.decode(data, count, len(TREATMENTS)).tolist())
+
+
 def decode_layout(data: Bytes, tensors: Sequence[TensorSpec]) -> Layout:
     """Inverse of `Layout.encode`; raise `CodecError` for anything else."""
-    treatments = integers.decode(data, len(tensors), len(TREATMENTS))
-    return Layout(tuple(t.name for t in tensors), tuple(t.shape for t in tensors), tuple(treatments.tolist()))
+    treatments = _decoded(bytes(data), len(tensors))
+    return Layout(tuple(t.name for t in tensors), tuple(t.shape for t in tensors), treatments)
 
 
 def plan_layout(delta: Weights, statistics: Collection[str], whole_share: float) -> Layout:

@@ -39,8 +39,7 @@ def train_locally(
     trainer.reset_optimizer()
     if correction is not None:
         trainer.set_correction(correction)
-    counts = tuple(data.counts(data.train_index).values())
-    class_weights = balanced_weights(counts) if plan.balance else None
+    class_weights = balanced_weights(tuple(data.counts(data.train_index).values())) if plan.balance else None
     sums = TrainSums()
     for _ in range(plan.epochs):
         epoch = batches(
