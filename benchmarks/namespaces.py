@@ -52,9 +52,9 @@ def bits_per_second(link: str) -> float:
 
 
 class Namespaces:
-    """The nodes `SERVER` and `client(n)`, connected while this is entered."""
+    """The nodes `SERVER` and `client(n)`, connected while this is entered; `offloads` leaves them on."""
 
-    def __init__(self, clients: int) -> None:
+    def __init__(self, clients: int, *, offloads: bool = False) -> None:
         if clients > MAX_CLIENTS:
             raise BenchmarkError(f"at most {MAX_CLIENTS} clients fit on the bridge, not {clients}")
         self._prefix = f"{PREFIX}{os.getpid()}-{secrets.token_hex(2)}-"
@@ -62,6 +62,7 @@ class Namespaces:
         self._addresses = {
             node: str(IPv4Address(SERVER_HOST) + at) for at, node in enumerate((SERVER, *self._clients))
         }
+        self._whole = () if offloads else ("gso_max_segs", "1")  # a segment a packet: none is cut up later
         self._ip = require("ip")
 
     def __enter__(self) -> Namespaces:
@@ -113,7 +114,7 @@ class Namespaces:
 
     def _attach(self, node: str) -> None:
         self._add(node)
-        plain = ("mtu", str(MTU), "gso_max_segs", "1")  # one segment a packet: none is cut up later
+        plain = ("mtu", str(MTU), *self._whole)
         peer = ("peer", "name", "eth0", "netns", self._prefix + node)
         self.ip(HUB, "link", "add", node, "type", "veth", *peer)
         self.ip(HUB, "link", "set", node, "master", BRIDGE, *plain, "up")

@@ -78,6 +78,11 @@ def _add_plan(parser: argparse.ArgumentParser, *, clients: int, rounds: int) -> 
         "--link", metavar="RATE", help="of each client's link both ways, as 10mbit; needs namespaces"
     )
     parser.add_argument(
+        "--offloads",
+        action="store_true",
+        help="leave segmentation to the namespaces' interfaces: packets of up to 64 kB on the way",
+    )
+    parser.add_argument(
         "--pin", action="store_true", help="all systems on one core, sampler and counter on the others"
     )
 
@@ -117,6 +122,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         timeout_s=arguments.timeout,
         network=arguments.network,
         link=arguments.link,
+        offloads=arguments.offloads,
         pin=arguments.pin,
     )
 

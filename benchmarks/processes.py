@@ -113,14 +113,12 @@ class Sampler:
         self._thread.join()
 
     def look(self) -> None:
-        """One sample of every tree that is still there: one that is gone would give its time back."""
+        """One sample of every tree that still holds memory: one that has ended would give its time back."""
         children = _children(PROC)  # once for all: it takes time from what is measured
-        there = {pid for pids in children.values() for pid in pids}
         for name, root in self.roots.items():
-            if root not in there:
-                continue
-            pids = [root] if name in self.alone else _descent(root, children)
-            self.samples.setdefault(name, []).append(usage(pids))
+            taken = usage([root] if name in self.alone else _descent(root, children))
+            if taken.rss_mb or name not in self.samples:
+                self.samples.setdefault(name, []).append(taken)
 
     def peak(self, name: str) -> Usage:
         """The sample with the most memory."""

@@ -65,13 +65,13 @@ class Spaced(Network):
 
     host = SERVER_HOST
 
-    def __init__(self, spaces: Namespaces, *, link: str | None = None, cores: Cores | None = None) -> None:
+    def __init__(self, spaces: Namespaces, plan: Plan, cores: Cores | None) -> None:
         """Links are slowed down last: what is sent to try them out would take minutes on a slow one."""
         self._spaces = spaces
         frame_bytes = max(_frame_bytes(spaces, *pair) for pair in ((SERVER, client(0)), (client(0), SERVER)))
-        if link is not None:
-            spaces.slow_down(link)
-        self.setup = Setup("namespaces", FRAMES, MTU, frame_bytes, link, cores)
+        if plan.link is not None:
+            spaces.slow_down(plan.link)
+        self.setup = Setup("namespaces", FRAMES, MTU, frame_bytes, plan.offloads, plan.link, cores)
 
     def placed(self, command: Sequence[str], at: int | None) -> list[str]:
         """In that node's namespace."""
@@ -84,11 +84,11 @@ class Spaced(Network):
 
 
 def check_network(plan: Plan) -> None:
-    """Raise `BenchmarkError` for a link's rate that is none, or that loopback would have to hold up."""
+    """Raise `BenchmarkError` for a link's rate that is none, and for what loopback does not have."""
     if plan.link is not None:
         bits_per_second(plan.link)
-        if plan.network == "loopback":
-            raise BenchmarkError("a link's rate needs --network namespaces: loopback has no links")
+    if plan.network == "loopback" and (plan.link is not None or plan.offloads):
+        raise BenchmarkError("--link and --offloads need --network namespaces: loopback has no links")
 
 
 @contextlib.contextmanager
@@ -104,8 +104,8 @@ def open_network(plan: Plan) -> Iterator[Network]:
         if plan.network == "loopback":
             yield Loopback(cores)
         else:
-            spaces = stack.enter_context(Namespaces(plan.clients))
-            yield Spaced(spaces, link=plan.link, cores=cores)
+            spaces = stack.enter_context(Namespaces(plan.clients, offloads=plan.offloads))
+            yield Spaced(spaces, plan, cores)
 
 
 def _frame_bytes(spaces: Namespaces, sender: str, receiver: str) -> float:

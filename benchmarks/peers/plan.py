@@ -39,6 +39,9 @@ class Plan:
     timeout_s: float = 900.0  # for all rounds of one system
     network: str = "loopback"  # or namespaces
     link: str | None = None  # of each client, both ways, as ``10mbit``; namespaces only
+    offloads: bool = (
+        False  # leave segmentation to the namespaces' interfaces, as a fast server's card does it
+    )
     pin: bool = False  # all systems on one core, the rig on the others
 
     @property

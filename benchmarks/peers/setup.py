@@ -31,7 +31,8 @@ class Setup:
         bytes_of: what the bytes are bytes of.
         mtu: of every link, bytes.
         frame_bytes: mean size of the frames that carried a megabyte, the direction in which they were larger;
-            more than the MTU and 14 where segmentation could not be switched off. None on loopback.
+            more than the MTU and 14 where segmentation was left to the interfaces. None on loopback.
+        offloads: whether that was asked for.
         link: rate of each client's link in both directions, as tc writes it; None where nothing holds it up.
         cores: None where every process may run on all of them.
     """
@@ -40,6 +41,7 @@ class Setup:
     bytes_of: str
     mtu: int
     frame_bytes: float | None = None
+    offloads: bool = False
     link: str | None = None
     cores: Cores | None = None
 
@@ -51,6 +53,7 @@ class Setup:
         if self.frame_bytes is None:
             return f"Network: loopback, with an MTU of {self.mtu}, where a byte costs next to nothing."
         done = "offloads off" if self.frame_bytes <= FRAME_BYTES else "OFFLOADS COULD NOT BE SWITCHED OFF"
+        done = "offloads left on" if self.offloads else done
         rate = f"links of {self.link} each way" if self.link else "links as fast as the machine"
         return (
             f"Network: a namespace each, a veth pair to one bridge, MTU {self.mtu}, {done} (frames of "

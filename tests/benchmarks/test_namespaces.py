@@ -142,6 +142,14 @@ def test_segmentation_that_is_left_to_the_interface_is_seen_and_said(
 
 
 @with_namespaces
+def test_offloads_stay_on_where_that_is_asked_for() -> None:
+    with open_network(Plan(1, 1, network="namespaces", offloads=True)) as network:
+        setup = network.setup
+    assert setup.frame_bytes is not None and setup.frame_bytes > 2 * FRAME_BYTES
+    assert setup.offloads and "offloads left on" in setup.words()
+
+
+@with_namespaces
 def test_nothing_is_left_after_a_failure_inside_or_while_they_are_made(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -252,7 +260,8 @@ def test_what_cannot_be_is_said_with_the_remedy(
         assert main(["fleet", "--clients", "2", *options]) == 1
         return capsys.readouterr().err
 
-    assert "needs --network namespaces" in refused("--link", "10mbit")
+    for option in (["--link", "10mbit"], ["--offloads"]):
+        assert "need --network namespaces" in refused(*option)
     assert "'fast' is not a link's rate, such as 10mbit" in refused(
         "--network", "namespaces", "--link", "fast"
     )
