@@ -25,6 +25,7 @@ from edge_client.wire.topics import CHUNK, MESSAGE, RELEASE, TASK, Topics
 log = logging.getLogger(__name__)
 
 ACK_TIMEOUT_S = 30.0
+INSIDE_BYTES = 16 * 1024  # a step up to this is inside its task, which comes again with a connection
 UNWATCHED = 4  # chunks that go out without waiting for the broker: as many as are on their way at a time
 
 
@@ -43,11 +44,19 @@ class Publisher:
         self._to_device: Counter[str] = Counter()
         self.setup_bytes = 0
 
-    def task(self, task: Task, *, broadcast: Iterable[BlobRef] = ()) -> None:
-        """Publish a task, retained, and broadcast once what most devices will want of it."""
+    def task(self, task: Task, *, broadcast: Sequence[BlobRef] = ()) -> None:
+        """Publish a task, retained, and once with it, or right behind it, what most devices will want."""
         self._announce(task)
-        self._to_everyone(TASK, task)
+        inside = next(filter(self._goes_inside, broadcast), None)
+        body = self._store_of(inside).read(inside) if inside else b""
+        self._to_everyone(TASK, task, body)
+        self._broadcast |= {inside.digest} if inside else set()
         self._broadcast_once(broadcast)
+
+    def _goes_inside(self, ref: BlobRef) -> bool:
+        """Whether a blob is the body of the task that names it: one message in place of two."""
+        sent = ref.digest in self._broadcast or ref.digest in self._once
+        return ref.size <= INSIDE_BYTES and not sent
 
     def release(self, release: Release, *, broadcast: bool = True) -> None:
         """Publish a release, retained; broadcast once the model, or the way to it that most can take."""
@@ -112,9 +121,9 @@ class Publisher:
         refs += [ref for line in lines for ref in (line.full, *(step.blob for step in line.steps))]
         self._announced |= {ref.digest: ref for ref in refs}
 
-    def _to_everyone(self, channel: str, message: Message) -> None:
+    def _to_everyone(self, channel: str, message: Message, body: bytes = b"") -> None:
         topic = self._topics.all(channel)
-        self._publish(topic, encode(message, topic=topic, signer=self._signer), None, retain=True)
+        self._publish(topic, encode(message, body, topic=topic, signer=self._signer), None, retain=True)
 
     def _broadcast_once(self, refs: Iterable[BlobRef]) -> None:
         topic = self._topics.all(CHUNK)

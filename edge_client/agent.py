@@ -40,7 +40,6 @@ from edge_client.upgrade.agent import Upgrader
 from edge_client.uplink import Uplink, absence
 from edge_client.wire.chunks import Chunk, Grant
 from edge_client.wire.errors import WireError
-from edge_client.wire.fields import Message
 from edge_client.wire.frame import Envelope, decode
 from edge_client.wire.latency import LatencyRequest
 from edge_client.wire.presence import Hello, HelloRequest
@@ -191,8 +190,8 @@ class Agent:
         elif channel == RELEASE and not incoming.payload:
             self._rollout.withdraw()
         else:
-            message = decode(incoming.payload, topic=incoming.topic, verifier=self._verifier).message
-            self._on_signed(channel, message, incoming.payload)
+            envelope = decode(incoming.payload, topic=incoming.topic, verifier=self._verifier)
+            self._on_signed(channel, envelope, incoming.payload)
 
     def _on_chunk(self, envelope: Envelope, at: float) -> None:
         chunk = envelope.message
@@ -200,11 +199,12 @@ class Agent:
             raise WireError(f"{type(chunk).__name__} does not belong on a chunk channel")
         self._downloads.on_chunk(chunk.blob, chunk.index, envelope.body, at)
 
-    def _on_signed(self, channel: str, message: Message, frame: bytes) -> None:
+    def _on_signed(self, channel: str, envelope: Envelope, frame: bytes) -> None:
+        message = envelope.message
         if isinstance(message, Task | Release | Upgrade) and message.fleet != self._config.fleet:
             raise WireError(f"{type(message).__name__.lower()} of fleet {message.fleet}")
         if channel == TASK and isinstance(message, Task):
-            self._tasks.on_task(message)
+            self._tasks.on_task(message, envelope.body)
         elif channel in (RELEASE, MESSAGE) and isinstance(message, Release):
             self._rollout.on_release(message, frame, alone=channel == MESSAGE)
         elif channel == MESSAGE and isinstance(message, Grant):

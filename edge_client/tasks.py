@@ -13,7 +13,7 @@ from edge_client.session.blobs import BlobError, BlobStore
 from edge_client.session.downloads import Downloads
 from edge_client.state import DeviceState
 from edge_client.versions import blobs_to, wanted_blobs
-from edge_client.wire.blobs import BlobRef
+from edge_client.wire.blobs import BlobRef, sha256
 from edge_client.wire.rounds import Result, Task
 from edge_client.work import Outcome, TaskCancelledError, Workshop
 
@@ -48,8 +48,8 @@ class Tasks:
         self.newest: Task | None = None
         self.replaced = False
 
-    def on_task(self, task: Task) -> None:
-        """Take on a task that is newer than the one at hand, and ask for what it needs."""
+    def on_task(self, task: Task, body: bytes = b"") -> None:
+        """Take on a task that is newer than the one at hand, and ask for what it needs beside its body."""
         known = max(self._state.memory.task, self.newest.number if self.newest else 0)
         if task.number <= known:
             return  # retained, or replayed
@@ -60,7 +60,15 @@ class Tasks:
             return
         log.info("task %d: %s, round %d", task.number, task.kind, task.round)
         self._offering.soon()
+        self._keep(body)
         self.ready(task)
+
+    def _keep(self, body: bytes) -> None:
+        """The blob that came with the newest task, if it is one that this device wants."""
+        wanted = self._wanted(self.newest) if body and self.newest else []
+        for ref in wanted:
+            if ref.size == len(body) and ref.digest == sha256(body):
+                self._blobs.add_chunk(ref, 0, body)
 
     def ready(self, task: Task) -> bool:
         """Ask for what a task needs; True when all of it is here."""

@@ -40,10 +40,12 @@ class Task(Message):
     ``number`` only ever grows in a fleet, so a replayed task is recognised. Kinds: "statistics" asks
     for `ColumnStatistics` of the columns, "train" for an update, "evaluate" for an evaluation alone,
     "finetune" for a model of the device's own and its evaluation, "calibrate" for `ActivationRanges`
-    over its examples, "idle" ends the run.
+    over its examples, "idle" ends the run. The body, if there is one, is a blob of one chunk that the
+    task names, so that most devices need nothing else: the newest step.
     """
 
     SIGNED: ClassVar[bool] = True
+    HAS_BODY: ClassVar[bool] = True
     fleet: FleetName
     run: Identifier
     number: Number

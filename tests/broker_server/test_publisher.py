@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from broker_server.publisher import UNWATCHED, Publisher
+from broker_server.publisher import INSIDE_BYTES, UNWATCHED, Publisher
 from edge_client.session.blobs import BlobStore
 from edge_client.versions import wanted_blobs
 from edge_client.wire.blobs import CHUNK_BYTES
 from edge_client.wire.chunks import BlobRequest
 from edge_client.wire.errors import WireError
+from edge_client.wire.frame import Envelope, decode
 from edge_client.wire.signer import Signer
 from edge_client.wire.topics import CHUNK, TASK, Topics
 from edge_client.wire.weights import DeltaRef, WeightsRef
@@ -67,10 +68,30 @@ def test_what_no_task_names_is_not_sent(tmp_path: Path) -> None:
         made.send_chunks("pi-1", BlobRequest(blob=update.digest, chunks=(0,)))
 
 
+def test_a_small_step_is_inside_its_task_when_that_is_published_first(tmp_path: Path) -> None:
+    desk, session, topics = Desk(tmp_path), FakeSession(), Topics("f")
+    made = publisher(tmp_path, desk.stages.artefacts, session=session)
+    step = b"a step".ljust(INSIDE_BYTES)
+    refs = [desk.stages.artefacts.put(step), desk.stages.artefacts.put(b"of the variate")]
+    made.task(desk.task, broadcast=refs)
+    assert decode(session.retained[topics.all(TASK)]) == Envelope(desk.task, step)
+    made.task(desk.task, broadcast=refs)
+    assert decode(session.retained[topics.all(TASK)]).body == b""
+    assert session.topics == [topics.all(TASK), topics.all(CHUNK), topics.all(TASK)]
+
+
+def test_what_a_device_fetches_once_a_run_is_in_no_task(tmp_path: Path) -> None:
+    desk, session, topics = Desk(tmp_path), FakeSession(), Topics("f")
+    made = publisher(tmp_path, desk.stages.artefacts, session=session)
+    bundle = desk.stages.artefacts.put(b"a program")
+    made.task(replace(desk.task, bundle=bundle), broadcast=[bundle])
+    assert session.topics == [topics.all(TASK), topics.all(CHUNK)]
+
+
 def test_a_step_follows_its_task_at_once_and_a_large_model_as_the_broker_takes_it(tmp_path: Path) -> None:
     desk, session, topics = Desk(tmp_path), FakeSession(), Topics("f")
     made = publisher(tmp_path, desk.stages.artefacts, session=session)
-    step = desk.stages.artefacts.put(b"a step")
+    step = desk.stages.artefacts.put(bytes(INSIDE_BYTES + 1))
     large = desk.stages.artefacts.put(bytes(UNWATCHED * CHUNK_BYTES + 1))
     made.task(desk.task, broadcast=[step])
     assert (session.topics, session.awaited) == ([topics.all(TASK), topics.all(CHUNK)], [])

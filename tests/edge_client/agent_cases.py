@@ -112,6 +112,11 @@ class Case:
             item if isinstance(item, ConnectionChange) else self._from_server(item) for item in items
         ]
 
+    def task_with(self, task: Task, body: bytes) -> list[Message]:
+        """Publish a task with something inside; what the agent sent in the turn."""
+        self.session.inbox.append(self._from_server(task, body))
+        return self.step()
+
     def withdraw(self) -> list[Message]:
         """Take the retained release away; what the agent sent in the turn."""
         self.session.inbox.append(Incoming(TOPICS.all(RELEASE), b"", False, lambda: None, self.clock.now))
@@ -142,10 +147,10 @@ class Case:
                     self.chunk(by_digest[request.blob], index)
             sent = self.step(seconds=1.0)
 
-    def _from_server(self, message: Message) -> Incoming:
+    def _from_server(self, message: Message, body: bytes = b"") -> Incoming:
         channel = {Task: TASK, Release: RELEASE}.get(type(message), MESSAGE)
         topic = TOPICS.down(NAME, MESSAGE) if channel == MESSAGE else TOPICS.all(channel)
-        payload = encode(message, topic=topic, signer=self._signer)
+        payload = encode(message, body, topic=topic, signer=self._signer)
         return Incoming(topic, payload, False, lambda: None, self.clock.now)
 
 

@@ -226,3 +226,18 @@ def test_weights_damaged_while_it_was_off_are_fetched_as_a_whole(
     case.step(work)
     (request,) = [message for message in case.step(seconds=1.0) if isinstance(message, BlobRequest)]
     assert request.blob == work.weights.full.digest
+
+
+def test_what_comes_inside_a_task_is_not_asked_for(case: Case) -> None:
+    case.task_with(task(5), bundle_of())
+    weights = BlobRef.of(pack_model(WEIGHTS))
+    asked = {message.blob for message in case.steps(2.0) if isinstance(message, BlobRequest)}
+    assert asked == {weights.digest}
+
+
+@pytest.mark.parametrize("body", [b"", b"something else", bundle_of()[:-1] + b"x"])
+def test_what_the_task_does_not_name_is_not_kept(case: Case, body: bytes) -> None:
+    case.task_with(task(5), body)
+    asked = {message.blob for message in case.steps(2.0) if isinstance(message, BlobRequest)}
+    assert asked == {BlobRef.of(bundle_of()).digest, BlobRef.of(pack_model(WEIGHTS)).digest}
+    assert not list((case.agent._state.directory / "blobs").iterdir())
