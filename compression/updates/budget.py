@@ -66,7 +66,7 @@ def density_for(places: int, budget: float, bits: int) -> float:
     if kept_bits(1.0, bits) * places <= budget:
         return 1.0
     low, high = 0.0, 1.0
-    for _ in range(40):
+    for _ in range(24):  # to less than a value of any model that a Pi trains
         middle = (low + high) / 2
         if kept_bits(middle, bits) * places > budget:
             high = middle
