@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from tests.edge_client.agent_cases import (
     release,
     statistics,
 )
+
+WITHDRAWAL = replace(release(4), version=0, order=9, rollback=True)
 
 
 @pytest.fixture
@@ -126,6 +129,17 @@ def test_what_a_device_was_told_by_itself_stays_when_the_fleets_release_is_withd
     case.step(release(3, model=LARGE + b"?"))
     case.withdraw()  # this one was the fleet's again
     assert case.agent._rollout.release is None
+
+
+def test_a_first_model_that_is_taken_back_is_not_looked_at_any_more(case: Case) -> None:
+    frame = encode(release(4, watch=WatchPlan(seconds=25.0, every_s=10.0)), topic="x", signer=case._signer)
+    slots = case.agent._aftercare._slots
+    slots.activate(slots.stage(4, b"a model", SPEC, manifest=frame))
+    case.agent._aftercare.begin(case.clock.now)
+    report = report_of(case.step(WITHDRAWAL))
+    assert (report.order, report.version, report.outcome, report.active_version) == (9, 0, "rolled-back", 0)
+    assert not [message for message in case.steps(30) if isinstance(message, ModelHealth)]
+    assert report_of(case.step(WITHDRAWAL)) == report  # the server asks again
 
 
 def test_after_the_switch_it_says_how_the_model_does_for_as_long_as_it_is_asked(
