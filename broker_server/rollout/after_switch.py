@@ -49,7 +49,7 @@ class AfterSwitch:
         if not self._registry.knows(health.version):
             log.warning("%s tells of a model %d that this fleet never had", device, health.version)
             return None
-        before = self._store.healths(health.version, ModelHealth).get(device)
+        before = self._store.health(device, health.version, ModelHealth)
         self._store.keep_health(device, health.version, health, clock.now())
         problem = self._problem(device, health)
         state = self._standing.at_work

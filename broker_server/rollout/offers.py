@@ -63,7 +63,7 @@ class Offers:
     def to_everyone(self, release: Release, *, broadcast: bool) -> bool:
         """Retained; a lost connection is no loss: False, and it is to be published again."""
         try:
-            self._publisher.release(release, broadcast=broadcast and not release.withdraws)
+            self._publisher.release(release, broadcast=broadcast)
         except SessionError as exc:
             log.info("%s; the release is published again later", exc)
             return False
@@ -90,23 +90,20 @@ class Offers:
 
         `after` is the order of the fleet's last release: an older word than that is a replay to the device.
         """
-        known, model = (
-            self._store.directive(device, Release),
-            self._registry.get(wanted or held).release.model,
-        )
-        told = known is not None and (known.version, known.model) == (wanted, model) and known.order > after
-        if known is None or not told or self._answered(device, known):
-            known = self._for_one(device, wanted, held)
-            self._store.keep_directive(device, known)
+        known, meant = self._store.directive(device, Release), self._registry.get(wanted or held).release
+        same = known is not None and (known.version, known.model) == (wanted, meant.model)
+        if known is not None and same and known.order > after and not self._answered(device, known):
             self.to_one(device, known)
-            return True
-        self.to_one(device, known)
-        return False
+            return False
+        self.to_one(device, self._new_word(device, wanted, held))
+        return True
 
-    def _for_one(self, device: str, wanted: int, held: int) -> Release:
-        if wanted < held:
-            return self.back(held, wanted, (device,))
-        return self.make(self._registry.get(wanted), cohort=(device,))
+    def _new_word(self, device: str, wanted: int, held: int) -> Release:
+        alone = (device,)
+        back = wanted < held
+        word = self.back(held, wanted, alone) if back else self.make(self._registry.get(wanted), cohort=alone)
+        self._store.keep_directive(device, word)
+        return word
 
     def directed(self, device: str) -> Release | None:
         """What a device was told last by itself."""

@@ -84,7 +84,8 @@ class Publication:
         if state is None or release is None or not state.offered:  # a release without a cohort is everyone's
             return
         self._published = clock.now()
-        if self._offers.to_everyone(release, broadcast=is_wide(state.offered, self._ledger.devices())):
+        broadcast = not release.rollback and is_wide(state.offered, self._ledger.devices())
+        if self._offers.to_everyone(release, broadcast=broadcast):  # the way back lies in the other slot
             self._owed_until = None
 
     def to_one(self, device: str) -> bool:

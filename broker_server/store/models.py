@@ -127,6 +127,12 @@ class ModelStore:
             "REPLACE INTO model_health VALUES (?, ?, ?, ?)", (version, device, now, _text(health))
         )
 
+    def health(self, device: str, version: int, health: type[R]) -> R | None:
+        """How a version does on one device."""
+        query = "SELECT health FROM model_health WHERE version = ? AND device = ?"
+        row = self._db.execute(query, (version, device)).fetchone()
+        return _record(health, row[0]) if row else None
+
     def healths(self, version: int, health: type[R]) -> dict[str, R]:
         """How a version does, by device."""
         query = "SELECT device, health FROM model_health WHERE version = ? ORDER BY device"
