@@ -13,7 +13,7 @@ from edge_client.session.blobs import BlobError, BlobStore
 from edge_client.session.downloads import Downloads
 from edge_client.state import DeviceState
 from edge_client.versions import blobs_to, wanted_blobs
-from edge_client.wire.blobs import BlobRef, sha256
+from edge_client.wire.blobs import BlobRef
 from edge_client.wire.rounds import Result, Task
 from edge_client.work import Outcome, TaskCancelledError, Workshop
 
@@ -65,10 +65,9 @@ class Tasks:
 
     def _keep(self, body: bytes) -> None:
         """The blob that came with the newest task, if it is one that this device wants."""
-        wanted = self._wanted(self.newest) if body and self.newest else []
-        for ref in wanted:
-            if ref.size == len(body) and ref.digest == sha256(body):
-                self._blobs.add_chunk(ref, 0, body)
+        for ref in self._wanted(self.newest) if body and self.newest else []:
+            if ref.size == len(body):
+                self._blobs.hold(ref, body)
 
     def ready(self, task: Task) -> bool:
         """Ask for what a task needs; True when all of it is here."""

@@ -26,6 +26,7 @@ class BlobStore:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._held: dict[str, bytes] = {}  # in memory alone
         directory.mkdir(parents=True, exist_ok=True)
 
     def path(self, digest: str) -> Path:
@@ -34,10 +35,12 @@ class BlobStore:
 
     def has(self, ref: BlobRef) -> bool:
         """Whether the blob is complete."""
-        return self.path(ref.digest).exists()
+        return ref.digest in self._held or self.path(ref.digest).exists()
 
     def read(self, ref: BlobRef) -> bytes:
         """The bytes of a finished blob; raise `BlobError` if it is not here or the disk gives others back."""
+        if (held := self._held.get(ref.digest)) is not None:
+            return held
         try:
             data = self.path(ref.digest).read_bytes()
         except FileNotFoundError as exc:
@@ -53,6 +56,11 @@ class BlobStore:
         if not self.has(ref):
             write_atomically(self.path(ref.digest), data)
         return ref
+
+    def hold(self, ref: BlobRef, data: bytes) -> None:
+        """Keep a small blob in memory until it is swept: it is used at once, and can be fetched again."""
+        if sha256(data) == ref.digest:
+            self._held[ref.digest] = data
 
     def missing(self, ref: BlobRef) -> list[int]:
         """Indices of the chunks that are not here yet; empty for a finished blob.
@@ -91,12 +99,14 @@ class BlobStore:
 
     def remove(self, digest: str) -> None:
         """Remove a blob, finished or not, if it is here."""
+        self._held.pop(digest, None)
         shutil.rmtree(self._directory / f"{digest}.parts", ignore_errors=True)
         self.path(digest).unlink(missing_ok=True)
 
     def keep_only(self, digests: Iterable[str]) -> None:
         """Remove every blob, finished or not, that is not named."""
         wanted = set(digests)
+        self._held = {digest: data for digest, data in self._held.items() if digest in wanted}
         for path in self._directory.iterdir():
             if path.name.removesuffix(".parts") in wanted:
                 continue

@@ -98,3 +98,21 @@ def test_a_blob_that_is_not_there_is_said_to_be_missing(store: BlobStore) -> Non
 
 def test_files_are_for_their_owner_only(store: BlobStore) -> None:
     assert store.path(store.put(b"payload").digest).stat().st_mode & 0o777 == 0o600
+
+
+def test_what_is_held_is_in_memory_until_it_is_swept(tmp_path: Path) -> None:
+    store, data = BlobStore(tmp_path), b"a small step"
+    ref = BlobRef.of(data)
+    store.hold(ref, data)
+    assert (store.has(ref), store.missing(ref), store.read(ref)) == (True, [], data)
+    assert not list(tmp_path.iterdir())
+    store.keep_only([ref.digest])
+    assert store.has(ref)
+    store.keep_only([])
+    assert not store.has(ref)
+
+
+def test_bytes_that_are_not_the_blobs_are_not_held(tmp_path: Path) -> None:
+    store, ref = BlobStore(tmp_path), BlobRef.of(b"a step")
+    store.hold(ref, b"a pets")
+    assert not store.has(ref)
