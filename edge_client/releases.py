@@ -26,9 +26,10 @@ from edge_client.inference.gate import (
     run_gate,
     score_of,
 )
+from edge_client.inference.installed import ActiveModel, SlotError
 from edge_client.inference.patches import apply_patch
 from edge_client.inference.predictor import PredictionError, Predictor
-from edge_client.inference.slots import FOLDER, ActiveModel, ModelSlots, SlotError
+from edge_client.inference.slots import FOLDER, ModelSlots
 from edge_client.session.blobs import BlobError, BlobStore
 from edge_client.state import DeviceState
 from edge_client.versions import wanted_blobs

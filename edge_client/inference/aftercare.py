@@ -18,9 +18,10 @@ from compression.spec import ModelSpec
 from edge_client.data import LocalData
 from edge_client.data.errors import reason_for_server
 from edge_client.inference.gate import score_of
+from edge_client.inference.installed import ActiveModel, SlotError
 from edge_client.inference.latency import measure_latency
 from edge_client.inference.predictor import Predictor
-from edge_client.inference.slots import ActiveModel, ModelSlots, SlotError
+from edge_client.inference.slots import ModelSlots
 from edge_client.inference.usage import read_usage
 from edge_client.wire.errors import WireError
 from edge_client.wire.frame import decode

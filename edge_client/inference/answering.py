@@ -13,9 +13,9 @@ import numpy as np
 from compression.spec import ModelSpec
 from edge_client.data import LocalData, batches
 from edge_client.inference.calibration import tempered
+from edge_client.inference.installed import ActiveModel
 from edge_client.inference.likeness import describe, distances, own_limit
 from edge_client.inference.predictor import FloatArray, Predictor
-from edge_client.inference.slots import ActiveModel
 from edge_client.wire.calibration import Answering
 
 

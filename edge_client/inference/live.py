@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 from edge_client.inference.answering import Answer, Answerer
+from edge_client.inference.installed import ActiveModel, SlotError
 from edge_client.inference.predictor import FloatArray, PredictionError
-from edge_client.inference.slots import ActiveModel, ModelSlots, SlotError
+from edge_client.inference.slots import ModelSlots
 from edge_client.inference.usage import UsageLog
 
 log = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ from edge_client.data import DataError, preprocess
 from edge_client.data.files import SUFFIXES
 from edge_client.data.table import DELIMITERS
 from edge_client.inference.answering import Answer
+from edge_client.inference.installed import ActiveModel
 from edge_client.inference.predictor import FloatArray, PredictionError
-from edge_client.inference.slots import ActiveModel
 
 STDIN = Path("-")
 MAX_STDIN_BYTES = 1 << 26

@@ -4,14 +4,11 @@
 
     models/pointer.json     names of the folders of the active and the previous model
     models/withdrawn.json   without a pointer: the version that was taken back, with none to go back to
-    models/7-1f0c92e0a3b4/  version and digest of: model.tflite, spec.json, manifest, answering.json,
-                            installed.json
+    models/7-1f0c92e0a3b4/  version and digest of a model: `edge_client.inference.installed`
 
-A release is written into a folder of its own, file by file, each synced; ``installed.json`` comes last and
-holds the SHA-256 of the others, so a folder that has it and agrees with it is whole. The switch is the
-replacement of the pointer, one rename: a power cut at any moment finds the old pair or the new one. Folders
-that the pointer does not name are swept away at the next switch, and never before it, so neither a disk
-that fills up nor a failed release costs the way back.
+A release is written into a folder of its own. The switch is the replacement of the pointer, one rename: a
+power cut at any moment finds the old pair or the new one. Folders that the pointer does not name are swept
+away at the next switch, and never before it: neither a disk that fills up nor a failed release costs the way back.
 """
 
 from __future__ import annotations
@@ -20,45 +17,33 @@ import contextlib
 import fcntl
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from compression.errors import BrambleError
 from compression.records import Length, Matches, Record, RecordError, dumps, loads
-from compression.spec import MAX_SPEC_BYTES, ModelSpec
+from compression.spec import ModelSpec
 from edge_client.files import sync_directory, write_atomically
-from edge_client.wire.blobs import Digest, sha256
+from edge_client.inference.installed import (
+    ActiveModel,
+    SlotError,
+    install_model,
+    read_installed,
+    read_model,
+)
+from edge_client.wire.blobs import sha256
 from edge_client.wire.calibration import Answering
 from edge_client.wire.fields import Number
 
 log = logging.getLogger(__name__)
 
-MODEL, SPEC, MANIFEST, INSTALLED = "model.tflite", "spec.json", "manifest", "installed.json"
-ANSWERING = "answering.json"
 FOLDER = "models"  # in the state directory
 POINTER, WITHDRAWN, LOCK = "pointer.json", "withdrawn.json", "lock"
 RECORD_BYTES = 4096  # more than either record takes
-ANSWERING_BYTES = 1 << 16
 READ_ATTEMPTS = 3  # a reader without the lock may meet a switch, but not three in a row
 
 Slot = Annotated[str, Matches(r"[0-9]{1,16}-[0-9a-f]{12}")]  # name of a folder
-
-
-class SlotError(BrambleError, RuntimeError):
-    """There is no such model, or it is damaged."""
-
-
-@dataclass(frozen=True, slots=True)
-class Installed(Record):
-    """What a folder holds, as SHA-256 of each file."""
-
-    version: Number
-    model: Digest
-    spec: Digest
-    manifest: Digest
-    answering: Digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,21 +59,6 @@ class Withdrawn(Record):
     """Why no model answers: this version did, and was taken back."""
 
     version: Number
-
-
-@dataclass(frozen=True, slots=True)
-class ActiveModel:
-    """A model that may answer.
-
-    `manifest` is the signed release it came with, as it was received; `answering` what the release says
-    of its answers, with the limit that suits this device's examples.
-    """
-
-    version: int
-    tflite: bytes
-    spec: ModelSpec
-    manifest: bytes = b""
-    answering: Answering = Answering()
 
 
 class ModelSlots:
@@ -125,22 +95,14 @@ class ModelSlots:
             SlotError: the file is another one than the digest says.
             OSError: the disk is full, for instance; the other models stand.
         """
-        found = sha256(tflite)
-        if digest is not None and found != digest:
+        if digest is not None and sha256(tflite) != digest:
             raise SlotError(f"model {version} is not the file that was signed")
-        files = {MODEL: tflite, SPEC: dumps(spec), MANIFEST: manifest, ANSWERING: dumps(answering)}
-        installed = _installed(version, files)
-        slot = f"{version}-{sha256(dumps(installed))[:12]}"
         with self._locked():
-            try:
-                _read(self._directory / slot)  # a release that is offered again; it may be the active one
-            except SlotError:
-                self._write(slot, files | {INSTALLED: dumps(installed)})
-        return slot
+            return install_model(self._directory, ActiveModel(version, tflite, spec, manifest, answering))
 
     def activate(self, slot: str) -> None:
         """Let a staged model answer from now on; raise `SlotError` if it is not whole."""
-        _read(self._directory / slot)
+        read_model(self._directory / slot)
         with self._locked():
             pointer = self._pointer()
             if pointer is not None and pointer.active == slot:
@@ -156,7 +118,7 @@ class ModelSlots:
             pointer = self._pointer()
             if pointer is None or not pointer.previous:
                 raise SlotError("there is no previous model to go back to")
-            model = _read(self._directory / pointer.previous[0])[1]
+            model = read_model(self._directory / pointer.previous[0])
             self._point(Pointer(active=pointer.previous[0], previous=(pointer.active,)))
         return model
 
@@ -166,7 +128,7 @@ class ModelSlots:
             pointer = self._pointer()
             if pointer is None:
                 return False
-            installed = _installed_in(self._directory / pointer.active)
+            installed = read_installed(self._directory / pointer.active)
             if installed is None or installed.model != digest:
                 return False
             if pointer.previous:
@@ -211,7 +173,7 @@ class ModelSlots:
         if pointer is None or not pointer.previous:
             return None
         with contextlib.suppress(SlotError):
-            return _read(self._directory / pointer.previous[0])[1]
+            return read_model(self._directory / pointer.previous[0])
         return None
 
     def stamp(self) -> tuple[int, int]:
@@ -234,7 +196,7 @@ class ModelSlots:
         reasons = []
         for slot in slots:
             try:
-                model = _read(self._directory / slot)[1]
+                model = read_model(self._directory / slot)
             except SlotError as exc:
                 reasons.append(str(exc))
             else:
@@ -260,17 +222,6 @@ class ModelSlots:
     def _point(self, pointer: Pointer) -> None:
         write_atomically(self._directory / POINTER, dumps(pointer))
 
-    def _write(self, slot: str, files: Mapping[str, bytes]) -> None:
-        folder = self._directory / slot
-        shutil.rmtree(folder, ignore_errors=True)
-        try:
-            for name, data in files.items():  # in this order: the last one makes the others count
-                write_atomically(folder / name, data)
-            sync_directory(self._directory)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)  # gives the space back to those that answer
-            raise
-
     def _sweep(self) -> None:
         """Remove every folder that the pointer does not name."""
         named = self._named()
@@ -283,32 +234,3 @@ class ModelSlots:
         with (self._directory / LOCK).open("wb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # let go with the file, by a killed process too
             yield
-
-
-def _installed(version: int, files: Mapping[str, bytes]) -> Installed:
-    return Installed(
-        version=version,
-        model=sha256(files[MODEL]),
-        spec=sha256(files[SPEC]),
-        manifest=sha256(files[MANIFEST]),
-        answering=sha256(files[ANSWERING]),
-    )
-
-
-def _installed_in(folder: Path) -> Installed | None:
-    with contextlib.suppress(OSError, RecordError):
-        return loads(Installed, (folder / INSTALLED).read_bytes(), max_bytes=RECORD_BYTES)
-    return None
-
-
-def _read(folder: Path) -> tuple[Installed, ActiveModel]:
-    try:
-        installed = loads(Installed, (folder / INSTALLED).read_bytes(), max_bytes=RECORD_BYTES)
-        files = {name: (folder / name).read_bytes() for name in (MODEL, SPEC, MANIFEST, ANSWERING)}
-        if _installed(installed.version, files) != installed:
-            raise SlotError(f"the model in {folder} is not the one that was installed")
-        spec = loads(ModelSpec, files[SPEC], max_bytes=MAX_SPEC_BYTES)
-        answering = loads(Answering, files[ANSWERING], max_bytes=ANSWERING_BYTES)
-    except (OSError, RecordError) as exc:
-        raise SlotError(f"{folder} holds no whole model: {exc}") from exc
-    return installed, ActiveModel(installed.version, files[MODEL], spec, files[MANIFEST], answering)

@@ -20,8 +20,8 @@ from pathlib import Path
 from compression.spec import ImageInput
 from edge_client.data.files import SUFFIXES
 from edge_client.inference.camera import CameraError, take_picture
+from edge_client.inference.installed import SlotError
 from edge_client.inference.predict import Answers, Prediction, predict_files
-from edge_client.inference.slots import SlotError
 
 log = logging.getLogger(__name__)
 

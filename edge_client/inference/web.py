@@ -21,8 +21,8 @@ from importlib import resources
 from ipaddress import ip_address
 from typing import Any
 
+from edge_client.inference.installed import SlotError
 from edge_client.inference.predict import Answers, predict_bytes
-from edge_client.inference.slots import SlotError
 
 log = logging.getLogger(__name__)
 

@@ -23,8 +23,9 @@ from typing import Protocol, Self
 
 from compression.records import Record, RecordError, dumps, loads
 from edge_client.files import write_atomically
+from edge_client.inference.installed import ActiveModel, SlotError
 from edge_client.inference.slots import FOLDER as MODELS
-from edge_client.inference.slots import ActiveModel, ModelSlots, SlotError
+from edge_client.inference.slots import ModelSlots
 from edge_client.measure.errors import MeasureError, UnrunnableError
 from edge_client.measure.process import MeasuringProcess
 from edge_client.session.blobs import BlobStore

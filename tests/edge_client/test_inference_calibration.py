@@ -20,6 +20,7 @@ from edge_client.inference.calibration import (
     temperature_losses,
     tempered,
 )
+from edge_client.inference.installed import ActiveModel
 from edge_client.inference.likeness import (
     SMALLEST_LIMIT,
     describe,
@@ -29,7 +30,6 @@ from edge_client.inference.likeness import (
     own_limit,
 )
 from edge_client.inference.predictor import Predictor
-from edge_client.inference.slots import ActiveModel
 from edge_client.inference.sums import calibration_sums
 from edge_client.wire.calibration import MAX_FEATURES, TEMPERATURES, Answering, CalibrationSums, Likeness
 from tests.edge_client.inference_cases import SHAPE, SPEC, brightness_model, local_data

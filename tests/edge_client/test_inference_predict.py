@@ -12,8 +12,8 @@ from PIL import Image
 
 from edge_client.data import DataError
 from edge_client.inference.answering import Answerer
+from edge_client.inference.installed import ActiveModel
 from edge_client.inference.predict import predict_files
-from edge_client.inference.slots import ActiveModel
 from tests.edge_client.inference_cases import (
     SPEC,
     TABLE_SPEC,
@@ -109,7 +109,7 @@ def test_predicting_needs_no_tensorflow(tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "from edge_client.inference.answering import Answerer\n"
         "from edge_client.inference.predict import predict_files\n"
-        "from edge_client.inference.slots import ActiveModel\n"
+        "from edge_client.inference.installed import ActiveModel\n"
         "from tests.edge_client.inference_cases import SPEC\n"
         "folder = Path(sys.argv[1])\n"
         "model = Answerer(ActiveModel(1, (folder / 'model.tflite').read_bytes(), SPEC))\n"

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from edge_client import files
-from edge_client.inference.slots import POINTER, ActiveModel, ModelSlots, SlotError
+from edge_client.inference.installed import ActiveModel, SlotError
+from edge_client.inference.slots import POINTER, ModelSlots
 from edge_client.wire.blobs import sha256
 from tests.edge_client.inference_cases import SPEC
 from tests.edge_client.inference_killed import NEW_MODEL

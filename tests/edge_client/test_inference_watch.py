@@ -16,9 +16,10 @@ from PIL import Image
 from edge_client.inference import live as live_module
 from edge_client.inference.answering import Answerer
 from edge_client.inference.camera import CameraError, camera_command, take_picture
+from edge_client.inference.installed import ActiveModel, SlotError
 from edge_client.inference.live import LiveModel
 from edge_client.inference.predict import Answers
-from edge_client.inference.slots import ActiveModel, ModelSlots, SlotError
+from edge_client.inference.slots import ModelSlots
 from edge_client.inference.usage import UsageLog, read_usage
 from edge_client.inference.watch import Camera, Results, Watcher, shoot, watch
 from edge_client.wire.blobs import sha256

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from edge_client.inference.answering import Answerer
+from edge_client.inference.installed import ActiveModel, SlotError
 from edge_client.inference.predict import Answers
-from edge_client.inference.slots import ActiveModel, SlotError
 from edge_client.inference.web import MAX_AT_ONCE, MAX_BODY_BYTES, PredictionServer, is_loopback
 from tests.edge_client.inference_cases import SPEC, TABLE_SPEC, brightness_model, table_model
 
