@@ -1,13 +1,14 @@
-"""The way in for results: each is checked, made durable, acknowledged, and told to the round machine.
+"""The way in for results: they are checked, made durable together, answered, and told to the round machine.
 
 Whatever a device sends, it gets an answer, and the same answer each time it asks again: the ledger
-knows. Nothing a device sends can stop the server.
+knows. Nothing a device sends can stop the server. When `settle` is called: `broker_server.settling`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 from broker_server import clock
 from broker_server.checks import RefusedError, max_payload_bytes
@@ -27,6 +28,24 @@ OnFailure = Callable[[str, str], None]  # device, reason; called once for each d
 OVER = "the task is over or not for this device"
 
 
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    """A result that waits to be decided on.
+
+    Attributes:
+        row: its task.
+        at: when it came, by the server's clock.
+        problem: why it is refused unseen; empty for none.
+    """
+
+    device: str
+    row: TaskRow
+    result: Result
+    payload: bytes
+    at: float
+    problem: str = ""
+
+
 class Intake:
     """Takes results of the stage at work."""
 
@@ -38,30 +57,54 @@ class Intake:
         self._tell = tell
         self._accepted = accepted
         self._failed = failed
+        self._waiting: dict[str, _Offer] = {}
 
-    def on_result(self, device: str, result: Result, body: bytes) -> Reported | None:
-        """A result, with its payload or the offer of one; what the round machine is to be told."""
+    @property
+    def waiting(self) -> Collection[str]:
+        """Devices whose results wait for `settle`."""
+        return self._waiting.keys()
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Of their payloads."""
+        return sum(len(offer.payload) for offer in self._waiting.values())
+
+    def on_result(self, device: str, result: Result, body: bytes) -> None:
+        """A result, with its payload or the offer of one."""
         row = self._open_task(device, result)
         if row is None:
-            return None
+            return
         if result.status == "failed":
-            return self._refuse(device, result, result.reason or "no reason given")
-        if result.payload is None or body:
-            return self._accept(device, result, body, row)
-        limit = max_payload_bytes(row.task, self._stages.parameters)
-        if result.payload.size > limit:
-            return self._refuse(device, result, f"a payload of {result.payload.size} bytes, at most {limit}")
-        payload = self._uploads.offer(device, result, result.payload, time.monotonic())
-        return None if payload is None else self._accept(device, result, payload, row)
+            self._wait(device, row, result, problem=result.reason or "no reason given")
+        elif result.payload is None or body:
+            self._wait(device, row, result, body)
+        elif result.payload.size > (limit := max_payload_bytes(row.task, self._stages.parameters)):
+            problem = f"a payload of {result.payload.size} bytes, at most {limit}"
+            self._wait(device, row, result, problem=problem)
+        elif (payload := self._uploads.offer(device, result, result.payload, time.monotonic())) is not None:
+            self._wait(device, row, result, payload)
 
-    def on_chunk(self, device: str, chunk: Chunk, data: bytes) -> Reported | None:
+    def on_chunk(self, device: str, chunk: Chunk, data: bytes) -> None:
         """A chunk of an upload; raise `RefusedError` if it was not granted."""
         complete = self._uploads.add_chunk(device, chunk, data, time.monotonic())
         if complete is None:
-            return None
+            return
         result, payload = complete
-        row = self._open_task(device, result)
-        return None if row is None else self._accept(device, result, payload, row)
+        if (row := self._open_task(device, result)) is not None:
+            self._wait(device, row, result, payload)
+
+    def settle(self) -> list[Reported]:
+        """Decide on all that wait in one transaction, then answer; what the round machine is to be told."""
+        offers, self._waiting = self._waiting.values(), {}
+        with self._stages.ledger.transaction():
+            decided = [(offer, *self._decided(offer)) for offer in offers]
+        events = [self._answered(*each) for each in decided]
+        return [event for event in events if event is not None]
+
+    def _wait(
+        self, device: str, row: TaskRow, result: Result, payload: bytes = b"", *, problem: str = ""
+    ) -> None:
+        self._waiting[device] = _Offer(device, row, result, payload, clock.now(), problem)
 
     def _open_task(self, device: str, result: Result) -> TaskRow | None:
         """The task of a result that is still to be decided on; anything else is answered here.
@@ -88,19 +131,29 @@ class Intake:
             return None
         return row
 
-    def _accept(self, device: str, result: Result, payload: bytes, row: TaskRow) -> Reported | None:
+    def _decided(self, offer: _Offer) -> tuple[str, bool]:
+        """In the ledger: why a result is refused, empty where it counts; and whether that is news."""
+        problem = offer.problem or self._problem(offer)
+        if not problem:
+            return "", True
+        return problem, self._stages.ledger.keep_failure(offer.result.task, offer.device, problem[:500])
+
+    def _problem(self, offer: _Offer) -> str:
+        task, result = offer.row.task, offer.result
         try:
-            decoded = self._stages.check(row.task, result, payload)
+            decoded = self._stages.check(task, result, offer.payload)
         except (RefusedError, BlobError) as exc:
-            return self._refuse(device, result, str(exc))
-        self._stages.accept(row.task, device, result, payload, clock.now(), decoded)
-        self._tell(device, Receipt(task=result.task, accepted=True))
+            return str(exc)
+        self._stages.accept(task, offer.device, result, offer.payload, offer.at, decoded)
+        return ""
+
+    def _answered(self, offer: _Offer, problem: str, news: bool) -> Reported | None:
+        device, result = offer.device, offer.result
+        self._tell(device, Receipt(task=result.task, accepted=not problem, reason=problem[:500]))
+        if not news:
+            return None
+        if problem:
+            self._failed(device, problem)
+            return Reported(device, problem[:200])
         self._accepted(device, result)
         return Reported(device)
-
-    def _refuse(self, device: str, result: Result, reason: str) -> Reported | None:
-        self._tell(device, Receipt(task=result.task, accepted=False, reason=reason[:500]))
-        if not self._stages.ledger.keep_failure(result.task, device, reason[:500]):
-            return None
-        self._failed(device, reason)
-        return Reported(device, reason[:200])

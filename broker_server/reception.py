@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from broker_server.attendance import Attendance
 from broker_server.checks import RefusedError
@@ -25,9 +26,14 @@ from edge_client.wire.topics import CHUNK, MESSAGE, STATUS, Topics
 
 log = logging.getLogger(__name__)
 
+IGNORED = "ignored a message on %s: %s"
+
 
 class Reception:
-    """Takes one message after the other. Nothing that a device sends can get past it."""
+    """Takes one message after the other. Nothing that a device sends can get past it.
+
+    `settle` decides on the results that wait (`broker_server.settling`) and says how the run stands then.
+    """
 
     def __init__(
         self,
@@ -39,6 +45,7 @@ class Reception:
         publisher: Publisher,
         rollout: Rollout,
         latency: FleetLatency,
+        settle: Callable[[], RunState],
     ) -> None:
         self._topics = topics
         self._link = link
@@ -48,6 +55,7 @@ class Reception:
         self._publisher = publisher
         self._rollout = rollout
         self._latency = latency
+        self._settle = settle
 
     def take(self, incoming: Incoming, state: RunState) -> list[Event]:
         """See to one message; what the round machine is to be told."""
@@ -56,10 +64,16 @@ class Reception:
             return []
         try:
             device, channel = self._topics.sender(incoming.topic)
-            self._traffic.came(device, packet_bytes(incoming.topic, incoming.payload))
+        except WireError as exc:
+            log.warning(IGNORED, incoming.topic[:200], exc)
+            return []
+        self._traffic.came(device, packet_bytes(incoming.topic, incoming.payload))
+        if device in self._intake.waiting:  # what it says next, it says after its result
+            state = self._settle()
+        try:
             event = self._see_to(device, channel, decode(incoming.payload), state)
         except (WireError, RefusedError) as exc:
-            log.warning("ignored a message on %s: %s", incoming.topic[:200], exc)
+            log.warning(IGNORED, incoming.topic[:200], exc)
             return []
         except SessionError as exc:
             log.info("%s; will be asked for again", exc)
@@ -71,14 +85,15 @@ class Reception:
         if channel == STATUS and isinstance(message, Presence):
             return self._attendance.on_presence(device, message, state)
         if channel == CHUNK and isinstance(message, Chunk):
-            return self._intake.on_chunk(device, message, envelope.body)
+            self._intake.on_chunk(device, message, envelope.body)
+            return None
         if channel != MESSAGE:
             raise WireError(f"{type(message).__name__} does not belong on channel {channel}")
         match message:
             case Hello():
                 return self._attendance.on_hello(device, message, state)
             case Result():
-                return self._intake.on_result(device, message, envelope.body)
+                self._intake.on_result(device, message, envelope.body)
             case BlobRequest():
                 self._publisher.send_chunks(device, message)
             case ReleaseReport():

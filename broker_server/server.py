@@ -7,11 +7,12 @@ and before the broker gets its acknowledgement, so a server that is killed goes 
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from broker_server import clock
@@ -47,13 +48,15 @@ from broker_server.rounds.machine import (
     FailRun,
     FinishRun,
     RetryStage,
+    RunState,
     Skipped,
     Started,
     StartStage,
     Tick,
-    step,
+    steps,
 )
 from broker_server.rounds.policy import rules_of
+from broker_server.settling import Settling
 from broker_server.stages import Stages
 from broker_server.traffic import Traffic
 from broker_server.uploads import Uploads
@@ -92,6 +95,7 @@ class Server:
         self._intake = Intake(
             self.stages, self._uploads, self._publisher.tell, self._on_accepted, self._on_failure
         )
+        self._settling = Settling(self._intake)
         self._rollout = Rollout(config, self.stages, models, self._publisher, observer, signer)
         self._desk = Desk(self._rollout)
         self._attendance = Attendance(config, self.stages, observer, self._incidents, self._rollout.on_hello)
@@ -106,6 +110,7 @@ class Server:
             self._publisher,
             self._rollout,
             self._latency,
+            self._settle,
         )
         self._rules = rules_of(config)
         self._state = self.stages.resume(time.monotonic())
@@ -192,9 +197,11 @@ class Server:
             self._on_connection(item)
         elif item is not None:
             events = self._reception.take(item, self._state)
-            item.acknowledge()  # what counts is durable by now
+            self._settling.took(item)
             for event in events:
                 self._feed(event)
+        if self._settling.due(self._state, self._rules):
+            self._settle()
         if time.monotonic() >= self._tick_at:
             self._tick()
             self._tick_at = time.monotonic() + TICK_S
@@ -218,9 +225,20 @@ class Server:
     # ---- the machine ----
 
     def _feed(self, event: Event) -> None:
+        """Tell the machine, which is to know of every result before."""
+        self._settle()
+        self._step([event])
+
+    def _settle(self) -> RunState:
+        """Decide on the results that wait; how the run stands then."""
+        if events := self._settling.settle():
+            self._step(events)
+        return self._state
+
+    def _step(self, events: Sequence[Event]) -> None:
         if not self._rounds:
             return
-        self._state, commands = step(self._state, event, self._rules, time.monotonic())
+        self._state, commands = steps(self._state, events, self._rules, time.monotonic())
         for command in commands:
             self._carry_out(command)
 
@@ -241,10 +259,7 @@ class Server:
 
     def _start(self, command: StartStage) -> None:
         if self.stages.needs_program(command.stage):
-            self._observer.note(
-                Note(f"compiling the training program of {shown_name(self.config.model.name)}")
-            )
-            self.stages.compile({name: self._attendance.hellos[name] for name in command.cohort})
+            self._compile(command.cohort)
         columns = self.stages.columns or self._attendance.hellos[command.cohort[0]].data.columns
         cohort = self.stages.choosing.choose(command, len(self._state.reported))
         try:
@@ -261,6 +276,12 @@ class Server:
             started = RoundStarted(command.stage.round, cohort, self.config.rounds.rounds)
             self._later.append(lambda: self._observer.round_started(started))
         self._feed(Started(self._task.number, cohort))
+
+    def _compile(self, cohort: Sequence[str]) -> None:
+        self._observer.note(Note(f"compiling the training program of {shown_name(self.config.model.name)}"))
+        self.stages.compile({name: self._attendance.hellos[name] for name in cohort})
+        gc.collect()
+        gc.freeze()  # TensorFlow's million objects stay: looking through them takes a sixth of a second
 
     def _close(self, command: CloseStage) -> None:
         still_sending = command.released if self._rules.overlapping else ()

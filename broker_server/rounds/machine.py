@@ -7,7 +7,7 @@ what came is enough; everything that touches the network, the disk or a clock is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -178,10 +178,19 @@ Command = StartStage | CloseStage | RetryStage | FinishRun | FailRun
 
 def step(state: RunState, event: Event, rules: Rules, now: float) -> tuple[RunState, tuple[Command, ...]]:
     """One step; ``now`` in seconds from any fixed point, never going back."""
-    before, state = state.phase, _noted(state, event, now)
+    return steps(state, (event,), rules, now)
+
+
+def steps(
+    state: RunState, events: Sequence[Event], rules: Rules, now: float
+) -> tuple[RunState, tuple[Command, ...]]:
+    """One step by several events that came to pass together; what they come to is decided once."""
+    before = state.phase
+    for event in events:
+        state = _noted(state, event, now)
     if state.phase == "finished":
         return state, () if before == "finished" else (FinishRun(),)
-    if isinstance(event, Skipped) and state.phase == "starting":
+    if Skipped() in events and state.phase == "starting":
         return _closing(state, {}, now)
     if state.phase == "gathering":
         return _maybe_start(state, rules, now)

@@ -20,6 +20,7 @@ class Payloads:
     def __init__(self, ledger: Ledger, files: BlobStore) -> None:
         self._db = ledger.connection
         self._db.executescript(SCHEMA)
+        self._db.execute("PRAGMA secure_delete = ON")  # updates say something about their examples
         self._files = files
 
     def keep(self, ref: BlobRef, data: bytes) -> None:

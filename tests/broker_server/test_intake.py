@@ -99,7 +99,21 @@ class Desk:
         return replace(result, **changes)
 
     def send(self, device: str, payload: bytes, **changes: Any) -> Reported | None:
-        return self.intake.on_result(device, self.result(payload, **changes), payload)
+        return self.offer(device, self.result(payload, **changes), payload)
+
+    def offer(self, device: str, result: Result, body: bytes) -> Reported | None:
+        self.intake.on_result(device, result, body)
+        return self.settle()
+
+    def chunk(self, device: str, chunk: Chunk, data: bytes) -> Reported | None:
+        self.intake.on_chunk(device, chunk, data)
+        return self.settle()
+
+    def settle(self) -> Reported | None:
+        """What came of one result."""
+        events = self.intake.settle()
+        assert len(events) <= 1
+        return events[0] if events else None
 
 
 @pytest.fixture
@@ -174,7 +188,7 @@ def calibration(spread: float = 1.0, features: int = 0, loss: float = 1.0) -> Ca
 def test_calibration_sums_of_some_examples_are_taken(desk: Desk) -> None:
     desk.task = desk.stages.make_task(Stage("evaluate", 1), NAMES, ())
     taken = desk.result(None, training=None, evaluation=sums(), calibration=calibration())
-    assert desk.intake.on_result("pi-1", taken, b"") == Reported("pi-1")
+    assert desk.offer("pi-1", taken, b"") == Reported("pi-1")
 
 
 NO_EXAMPLES = {
@@ -191,20 +205,20 @@ NO_EXAMPLES = {
 def test_calibration_sums_that_no_examples_have_are_refused(desk: Desk, kind: str) -> None:
     desk.task = desk.stages.make_task(Stage("evaluate", 1), NAMES, ())
     false = desk.result(None, training=None, evaluation=sums(), calibration=NO_EXAMPLES[kind])
-    event = desk.intake.on_result("pi-1", false, b"")
+    event = desk.offer("pi-1", false, b"")
     assert event is not None and event.problem is not None and "calibration" in event.problem
 
 
 def test_a_body_that_the_result_does_not_name_is_refused(desk: Desk) -> None:
     payload = desk.payload()
-    desk.intake.on_result("pi-1", desk.result(None), payload)
+    desk.offer("pi-1", desk.result(None), payload)
     assert "not the one" in desk.receipt().reason
-    desk.intake.on_result("pi-2", desk.result(payload), desk.payload(0.9))
+    desk.offer("pi-2", desk.result(payload), desk.payload(0.9))
     assert "not the one" in desk.receipt().reason
 
 
 def test_an_update_without_a_payload_does_not_fill_the_quorum(desk: Desk) -> None:
-    event = desk.intake.on_result("pi-1", desk.result(None), b"")
+    event = desk.offer("pi-1", desk.result(None), b"")
     assert event is not None and event.problem
 
 
@@ -213,7 +227,7 @@ def test_strangers_and_old_tasks_change_nothing(desk: Desk) -> None:
     assert desk.send("pi-9", payload) is None
     assert not desk.receipt().accepted
     older = replace(desk.task, number=desk.task.number - 1)
-    assert desk.intake.on_result("pi-1", desk.result(payload, task=older), payload) is None
+    assert desk.offer("pi-1", desk.result(payload, task=older), payload) is None
     assert desk.stages.ledger.results(0) == {}
 
 
@@ -223,7 +237,7 @@ def test_a_result_of_an_earlier_try_of_the_stage_counts(desk: Desk) -> None:
     desk.task = desk.stages.make_task(Stage("train", 1), NAMES, ())
     assert desk.task.number > first.number
     payload = desk.payload()
-    assert desk.intake.on_result("pi-1", desk.result(payload, task=first), payload) == Reported("pi-1")
+    assert desk.offer("pi-1", desk.result(payload, task=first), payload) == Reported("pi-1")
     assert desk.send("pi-1", payload) is None  # of the new task: it counts already
     assert not desk.receipt().accepted
 
@@ -331,11 +345,11 @@ def test_other_settings_on_resume_are_refused(desk: Desk) -> None:
 
 def upload(desk: Desk, device: str, payload: bytes) -> Reported | None:
     """Send what is granted until nothing more is."""
-    event = desk.intake.on_result(device, desk.result(payload), b"")
+    event = desk.offer(device, desk.result(payload), b"")
     parts = split(payload)
     while event is None and isinstance(grant := desk.sent[-1][1], Grant) and desk.sent[-1][0] == device:
         for index in grant.chunks:
-            event = desk.intake.on_chunk(device, Chunk(blob=grant.blob, index=index), parts[index])
+            event = desk.chunk(device, Chunk(blob=grant.blob, index=index), parts[index])
     return event
 
 
@@ -357,7 +371,7 @@ def test_a_large_update_comes_in_chunks(tmp_path: Path, monkeypatch: pytest.Monk
     assert upload(desk, "pi-1", payload) == Reported("pi-1")
     assert desk.receipt().accepted
     with pytest.raises(RefusedError, match="not asked for"):
-        desk.intake.on_chunk("pi-1", Chunk(blob=BlobRef.of(payload).digest, index=0), split(payload)[0])
+        desk.chunk("pi-1", Chunk(blob=BlobRef.of(payload).digest, index=0), split(payload)[0])
 
 
 def test_where_rounds_overlap_uploads_that_were_taken_leave_the_disk(
@@ -366,8 +380,8 @@ def test_where_rounds_overlap_uploads_that_were_taken_leave_the_disk(
     desk, payload = big_desk(tmp_path, monkeypatch)
     upload(desk, "pi-1", payload)
     other = payload[:-1] + b"x"
-    desk.intake.on_result("pi-2", desk.result(other), b"")
-    desk.intake.on_chunk("pi-2", Chunk(blob=BlobRef.of(other).digest, index=0), split(other)[0])
+    desk.offer("pi-2", desk.result(other), b"")
+    desk.chunk("pi-2", Chunk(blob=BlobRef.of(other).digest, index=0), split(other)[0])
     desk.uploads.tidy()
     assert [path.name for path in (tmp_path / "incoming").iterdir()] == [f"{BlobRef.of(other).digest}.parts"]
 
@@ -376,13 +390,13 @@ def test_an_upload_that_ends_after_the_same_update_came_whole_is_harmless(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     desk, payload = big_desk(tmp_path, monkeypatch)
-    desk.intake.on_result("pi-1", desk.result(payload), b"")
+    desk.offer("pi-1", desk.result(payload), b"")
     grant = desk.sent[-1][1]
     assert isinstance(grant, Grant)
-    desk.intake.on_result("pi-1", desk.result(payload), payload)
+    desk.offer("pi-1", desk.result(payload), payload)
     parts = split(payload)
     for index in itertools.chain(grant.chunks, range(4, len(parts))):
-        desk.intake.on_chunk("pi-1", Chunk(blob=grant.blob, index=index), parts[index])
+        desk.chunk("pi-1", Chunk(blob=grant.blob, index=index), parts[index])
     assert list(desk.stages.ledger.results(0)) == ["pi-1"]
 
 
@@ -390,10 +404,10 @@ def test_wrong_chunks_and_oversize_offers_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     desk, payload = big_desk(tmp_path, monkeypatch)
-    desk.intake.on_result("pi-1", desk.result(payload), b"")
+    desk.offer("pi-1", desk.result(payload), b"")
     with pytest.raises(RefusedError, match="not part of blob"):
-        desk.intake.on_chunk("pi-1", Chunk(blob=BlobRef.of(payload).digest, index=0), b"x")
-    event = desk.intake.on_result("pi-2", desk.result(bytes(9 * 160_000)), b"")
+        desk.chunk("pi-1", Chunk(blob=BlobRef.of(payload).digest, index=0), b"x")
+    event = desk.offer("pi-2", desk.result(bytes(9 * 160_000)), b"")
     assert event is not None and "at most" in str(event.problem)
 
 

@@ -175,7 +175,7 @@ def test_by_default_a_late_result_is_thrown_away(tmp_path: Path) -> None:
     desk.send("pi-1", payload)
     close(desk, 1, "pi-1")
     assert not desk.task.patient
-    late = desk.intake.on_result("pi-2", desk.result(payload, task=first), payload)
+    late = desk.offer("pi-2", desk.result(payload, task=first), payload)
     assert late is None and not desk.receipt().accepted
 
 
@@ -185,7 +185,7 @@ def test_a_late_result_counts_for_less_in_the_next_round(tmp_path: Path) -> None
     first, payload = desk.task, desk.payload(1.0)
     desk.send("pi-1", desk.payload(0.0))
     close(desk, 1, "pi-1")
-    assert desk.intake.on_result("pi-2", desk.result(payload, task=first), payload) == Reported("pi-2")
+    assert desk.offer("pi-2", desk.result(payload, task=first), payload) == Reported("pi-2")
     desk.send("pi-1", desk.payload(0.0, round_number=2))
     close(desk, 2, "pi-1", "pi-2")
     left = 2**-0.5  # of its weight, one version later; 10 examples each
@@ -199,7 +199,7 @@ def test_a_result_that_is_too_old_is_thrown_away(tmp_path: Path) -> None:
     for number in (1, 2):
         desk.send("pi-1", desk.payload(round_number=number))
         close(desk, number, "pi-1")
-    assert desk.intake.on_result("pi-2", desk.result(payload, task=first), payload) is None
+    assert desk.offer("pi-2", desk.result(payload, task=first), payload) is None
     assert not desk.receipt().accepted
 
 
@@ -208,14 +208,14 @@ def test_a_device_counts_once_a_round_and_its_next_result_waits_for_the_next(tmp
     first, payload = desk.task, desk.payload()
     desk.send("pi-1", payload)
     close(desk, 1, "pi-1")
-    desk.intake.on_result("pi-2", desk.result(payload, task=first), payload)  # late, counts in round 2
+    desk.offer("pi-2", desk.result(payload, task=first), payload)  # late, counts in round 2
     second = desk.task
     following = desk.payload(round_number=2)
     answers = len(desk.sent)
     assert desk.send("pi-2", following) is None
     assert len(desk.sent) == answers  # no receipt: it keeps its copy
     close(desk, 2, "pi-2")
-    assert desk.intake.on_result("pi-2", desk.result(following, task=second), following) == Reported("pi-2")
+    assert desk.offer("pi-2", desk.result(following, task=second), following) == Reported("pi-2")
     assert desk.sent[-1] == ("pi-2", Receipt(task=second.number, accepted=True))
     assert desk.result(following).payload == BlobRef.of(following)
 
@@ -230,7 +230,7 @@ def test_late_results_are_for_rounds_of_training(tmp_path: Path) -> None:
         close(desk, number, "pi-1")
     desk.task = desk.stages.make_task(Stage("evaluate", 3), NAMES, ())
     assert not desk.task.patient
-    assert desk.intake.on_result("pi-2", desk.result(payloads[-1], task=last), payloads[-1]) is None
+    assert desk.offer("pi-2", desk.result(payloads[-1], task=last), payloads[-1]) is None
     assert not desk.receipt().accepted
 
 

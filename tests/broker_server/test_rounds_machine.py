@@ -28,6 +28,7 @@ from broker_server.rounds.machine import (
     StartStage,
     Tick,
     step,
+    steps,
 )
 
 RULES = Rules(quorum=2, wait_for=3, wait_s=60.0, deadline_s=100.0, grace_s=10.0)
@@ -214,6 +215,13 @@ def test_fewer_than_the_quorum_are_never_enough() -> None:
     course = Course(replace(OVER, enough=1)).working("a", "b", "c")
     assert course.feed(1.0, Reported("a")) == []
     assert course.feed(1.0, Reported("b")) != []
+
+
+def test_results_that_became_durable_together_are_counted_together() -> None:
+    course = Course(OVER).working("a", "b", "c")
+    course.feed(1.0, Reported("a"))
+    _, commands = steps(course.state, [Reported("b"), Reported("c")], OVER, 2.0)
+    assert commands == (CloseStage(STAGES[0], 7, ("a", "b", "c"), {}),)
 
 
 def test_an_evaluation_waits_for_all() -> None:

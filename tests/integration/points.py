@@ -38,6 +38,10 @@ class Point:
     first: Callable[..., object] = _always
 
 
+def _receipt(_publisher: Any, _device: str, message: Any) -> bool:
+    return type(message).__name__ == "Receipt" and bool(message.accepted)
+
+
 SERVER = {
     "statistics-merged-before-they-count": Point(
         "broker_server.stages:Stages._merged_statistics", "after", 1
@@ -47,9 +51,16 @@ SERVER = {
     "task-published": Point("broker_server.publisher:Publisher.task", "after", 3),
     "update-checked-before-it-is-stored": Point("broker_server.stages:Stages.accept", "before", 5),
     "update-stored-before-its-result": Point("broker_server.store.ledger:Ledger.keep_result", "before", 5),
-    "ledger-written-before-the-receipt": Point("broker_server.store.ledger:Ledger.keep_result", "after", 5),
-    "receipt-sent-before-the-acknowledgement": Point("broker_server.ingest:Intake._accept", "after", 5),
-    "all-updates-in-before-the-stage-closes": Point("broker_server.ingest:Intake._accept", "after", 6),
+    "results-written-before-they-count": Point("broker_server.store.ledger:Ledger.keep_result", "after", 6),
+    "ledger-written-before-the-receipt": Point(
+        "broker_server.publisher:Publisher.tell", "before", 5, where=_receipt
+    ),
+    "receipt-sent-before-the-acknowledgement": Point(
+        "broker_server.publisher:Publisher.tell", "after", 5, where=_receipt
+    ),
+    "all-updates-in-before-the-stage-closes": Point(
+        "broker_server.publisher:Publisher.tell", "after", 6, where=_receipt
+    ),
     "stage-closing-before-the-step-files": Point("broker_server.stages:Stages.close", "before", 3),
     "step-files-written-before-the-commit": Point("broker_server.versions:Versions.advance", "after", 2),
     "in-the-middle-of-the-commit": Point("broker_server.store.ledger:Ledger.close_task", "after", 3),
@@ -67,7 +78,9 @@ RELEASE = {
 
 CALIBRATION = {
     "range-program-made-before-the-task": Point("broker_server.calibrating:Calibrating.plan", "after", 1),
-    "first-ranges-in-before-the-receipt": Point("broker_server.store.ledger:Ledger.keep_result", "after", 11),
+    "first-ranges-in-before-the-receipt": Point(
+        "broker_server.publisher:Publisher.tell", "before", 11, where=_receipt
+    ),
     "ranges-merged-before-they-count": Point("broker_server.calibrating:Calibrating.close", "after", 1),
 }
 
