@@ -8,7 +8,7 @@
 
 A release is written into a folder of its own. The switch is the replacement of the pointer, one rename: a
 power cut at any moment finds the old pair or the new one. Folders that the pointer does not name are swept
-away at the next switch, and never before it: neither a disk that fills up nor a failed release costs the way back.
+away at the next switch, and never before it: no disk that fills up and no failed release costs the way back.
 """
 
 from __future__ import annotations

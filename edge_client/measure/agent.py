@@ -16,31 +16,29 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from compression.records import Record, RecordError, dumps, loads
 from edge_client.files import write_atomically
 from edge_client.inference.installed import ActiveModel, SlotError
 from edge_client.inference.slots import FOLDER as MODELS
 from edge_client.inference.slots import ModelSlots
 from edge_client.measure.errors import MeasureError, UnrunnableError
+from edge_client.measure.memory import MODEL, Memories
 from edge_client.measure.process import MeasuringProcess
 from edge_client.session.blobs import BlobStore
 from edge_client.session.downloads import Downloads
 from edge_client.wire.blobs import BlobRef, sha256
 from edge_client.wire.errors import WireError
-from edge_client.wire.fields import Number
 from edge_client.wire.latency import LatencyProgress, LatencyReport, LatencyRequest
 from edge_client.wire.measurement import Measurement, MeasurePlan
 
 log = logging.getLogger(__name__)
 
-FOLDER, MEMORY, MODEL = "measure", "memory.json", "model.tflite"
+FOLDER = "measure"
 ROOM = 3  # times the file: its chunks, the file, and as much again for everyone else
-MAX_MEMORY_BYTES = 1 << 18
 MAX_REASON = 500
 Answer = LatencyReport | LatencyProgress
 
@@ -53,15 +51,6 @@ class Process(Protocol):
 
     def end(self) -> None:
         """End it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Memory(Record):
-    """The newest request that was carried out, what was said of it, and what is fetched for the next."""
-
-    number: Number = 0
-    report: LatencyReport | None = None
-    file: BlobRef | None = None
 
 
 class Measurer:
@@ -89,7 +78,7 @@ class Measurer:
         self._folder = state / FOLDER
         self._slots = ModelSlots(state / MODELS)
         self._now, self._start = now, start
-        self._memory = self._read_memory()
+        self._memories = Memories(self._folder, blobs)
         self._asked: LatencyRequest | None = None
         self._said = LatencyProgress(number=0, state="waiting")
         self._wanted: BlobRef | None = None
@@ -97,7 +86,6 @@ class Measurer:
         self._version = 0  # of the model that is measured; 0 for a file that was sent
         self._process: Process | None = None
         self._replayed: set[int] = set()  # old requests that were refused
-        self._tidy()
 
     def __enter__(self) -> Self:
         return self
@@ -125,12 +113,12 @@ class Measurer:
         """
         if request.fleet != self._fleet:
             raise WireError(f"latency request of fleet {request.fleet}")
-        if request.number == self._memory.number:
-            return self._memory.report
+        if request.number == self._memories.number:
+            return self._memories.report
         if self._asked is not None and request.number == self._asked.number:
             self._asked = replace(self._asked, left_s=request.left_s)
             return self._said
-        newest = max(self._memory.number, self._asked.number if self._asked else 0)
+        newest = max(self._memories.number, self._asked.number if self._asked else 0)
         if request.number < newest:
             return self._refuse_replay(request, newest)
         own = self._active()
@@ -179,19 +167,8 @@ class Measurer:
 
     def _want(self, file: BlobRef | None) -> None:
         """What is fetched is written down before: a restarted agent removes it."""
-        self._remember(replace(self._memory, file=file))
+        self._memories.fetching(file)
         self._wanted = file
-
-    def _remember(self, memory: Memory) -> None:
-        if memory != self._memory:
-            write_atomically(self._folder / MEMORY, dumps(memory))
-            self._memory = memory
-
-    def _tidy(self) -> None:
-        """Remove what an agent that was ended in a measurement left; whoever asks again sends it again."""
-        (self._folder / MODEL).unlink(missing_ok=True)
-        if self._memory.file is not None:
-            self._blobs.remove(self._memory.file.digest)
 
     def _measure(self, request: LatencyRequest, at: float) -> Answer | None:
         if self._process is None:
@@ -264,7 +241,7 @@ class Measurer:
             reason=reason[:MAX_REASON],
             measurement=measurement,
         )
-        self._remember(Memory(report.number, report))
+        self._memories.concluded(report)
         self._forget()
         log.info("request %d: %s %s", report.number, report.outcome, report.reason)
         return report
@@ -287,11 +264,6 @@ class Measurer:
         with contextlib.suppress(SlotError):
             return self._slots.active()
         return None
-
-    def _read_memory(self) -> Memory:
-        with contextlib.suppress(OSError, RecordError):
-            return loads(Memory, (self._folder / MEMORY).read_bytes(), max_bytes=MAX_MEMORY_BYTES)
-        return Memory()
 
 
 def _is_own(request: LatencyRequest, own: ActiveModel | None) -> bool:

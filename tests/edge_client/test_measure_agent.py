@@ -13,8 +13,9 @@ import pytest
 
 from edge_client.inference.slots import FOLDER as MODELS
 from edge_client.inference.slots import ModelSlots
-from edge_client.measure.agent import FOLDER, MODEL, Measurer
+from edge_client.measure.agent import FOLDER, Measurer
 from edge_client.measure.errors import MeasureError, UnrunnableError
+from edge_client.measure.memory import MODEL
 from edge_client.session.blobs import BlobStore
 from edge_client.session.downloads import Downloads
 from edge_client.wire.blobs import CHUNK_BYTES, BlobRef, sha256
@@ -307,7 +308,7 @@ def test_a_disk_that_is_full_decides_nothing_and_it_is_measured_again(
     device.measurer.advance(0.0)
     device.processes[-1].comes_to = measurement(sha256(ACTIVE))
     with monkeypatch.context() as patch:
-        patch.setattr("edge_client.measure.agent.write_atomically", full)
+        patch.setattr("edge_client.measure.memory.write_atomically", full)
         with pytest.raises(OSError, match="No space left"):
             device.measurer.advance(0.0)
     assert device.measurer.advance(0.0) is None  # said already; a new child is at it
