@@ -155,5 +155,5 @@ def verdict(result: PeersResult) -> str:
         f"A client takes {ours.client_pss_mb:.0f} MB with its trainer against {flower.client_pss_mb:.0f} MB "
         f"without any ({r.client_pss:.1f} times).\n"
         f"A round takes {ours.round_s:.2f} s against {flower.round_s:.1f} s ({r.round_s:.0f} times faster), "
-        f"{r.round_over_bare:.1f} times a bare MQTT exchange of float32."
+        f"{r.round_over_bare:.2g} times a bare MQTT exchange of float32, {result.setup.brief()}."
     )

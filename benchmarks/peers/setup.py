@@ -45,6 +45,13 @@ class Setup:
     link: str | None = None
     cores: Cores | None = None
 
+    def brief(self) -> str:
+        """At the end of a sentence."""
+        if self.frame_bytes is None:
+            return "on loopback"
+        rate = f" and {self.link} each way" if self.link else ""
+        return f"over links with an MTU of {self.mtu}{rate}{', offloads left on' if self.offloads else ''}"
+
     def words(self) -> str:
         """Under a table."""
         return f"{self._place()}\nBytes: {self.bytes_of}.\n{self._processors()}"

@@ -285,9 +285,12 @@ def test_rates_of_links() -> None:
             bits_per_second(wrong)
 
 
-def test_the_last_core_is_the_systems(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result_says_what_it_was_measured_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _pid: {5, 2, 3})
     cores = choose_cores()
     assert (cores.systems, cores.rig) == ((5,), (2, 3))
     words = Setup("loopback", "TCP streams", 65_536, cores=cores).words()
+    assert Setup("loopback", "", 65_536).brief() == "on loopback"
+    slow = Setup("namespaces", "", 1500, 1506.0, link="10mbit")
+    assert slow.brief() == "over links with an MTU of 1500 and 10mbit each way"
     assert "all systems on core 5; sampler and counter on 2, 3" in words and "65536" in words
