@@ -1,4 +1,4 @@
-"""The way in for results: they are checked, made durable together, answered, and told to the round machine.
+"""The way in for results: each is checked, made durable with others, answered, and told to the round machine.
 
 Whatever a device sends, it gets an answer, and the same answer each time it asks again: the ledger
 knows. Nothing a device sends can stop the server. When `settle` is called: `broker_server.settling`.
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from broker_server import clock
 from broker_server.checks import RefusedError, max_payload_bytes
+from broker_server.decoded import DecodedResult
 from broker_server.rounds.machine import Reported
 from broker_server.stages import Stages
 from broker_server.store.ledger import TaskRow
@@ -19,7 +20,7 @@ from broker_server.uploads import Uploads
 from edge_client.session.blobs import BlobError
 from edge_client.wire.chunks import Chunk
 from edge_client.wire.fields import Message
-from edge_client.wire.rounds import Receipt, Result
+from edge_client.wire.rounds import Receipt, Result, Task
 
 Tell = Callable[[str, Message], None]
 OnAccepted = Callable[[str, Result], None]
@@ -29,21 +30,27 @@ OVER = "the task is over or not for this device"
 
 
 @dataclass(frozen=True, slots=True)
-class _Offer:
-    """A result that waits to be decided on.
+class _Checked:
+    """A result that waits to become durable.
 
     Attributes:
-        row: its task.
         at: when it came, by the server's clock.
-        problem: why it is refused unseen; empty for none.
+        decoded: what its update comes to.
+        problem: why it is refused; empty where it is to count.
     """
 
     device: str
-    row: TaskRow
+    task: Task
     result: Result
     payload: bytes
     at: float
+    decoded: DecodedResult | None = None
     problem: str = ""
+
+    @property
+    def nbytes(self) -> int:
+        """Of memory, about."""
+        return len(self.payload) + (self.decoded.nbytes if self.decoded else 0)
 
 
 class Intake:
@@ -57,7 +64,7 @@ class Intake:
         self._tell = tell
         self._accepted = accepted
         self._failed = failed
-        self._waiting: dict[str, _Offer] = {}
+        self._waiting: dict[str, _Checked] = {}
 
     @property
     def waiting(self) -> Collection[str]:
@@ -66,8 +73,8 @@ class Intake:
 
     @property
     def waiting_bytes(self) -> int:
-        """Of their payloads."""
-        return sum(len(offer.payload) for offer in self._waiting.values())
+        """Of memory that they take, about."""
+        return sum(each.nbytes for each in self._waiting.values())
 
     def on_result(self, device: str, result: Result, body: bytes) -> None:
         """A result, with its payload or the offer of one."""
@@ -75,14 +82,14 @@ class Intake:
         if row is None:
             return
         if result.status == "failed":
-            self._wait(device, row, result, problem=result.reason or "no reason given")
+            self._wait(_refused(device, row, result, result.reason or "no reason given"))
         elif result.payload is None or body:
-            self._wait(device, row, result, body)
+            self._wait(self._checked(device, row, result, body))
         elif result.payload.size > (limit := max_payload_bytes(row.task, self._stages.parameters)):
             problem = f"a payload of {result.payload.size} bytes, at most {limit}"
-            self._wait(device, row, result, problem=problem)
+            self._wait(_refused(device, row, result, problem))
         elif (payload := self._uploads.offer(device, result, result.payload, time.monotonic())) is not None:
-            self._wait(device, row, result, payload)
+            self._wait(self._checked(device, row, result, payload))
 
     def on_chunk(self, device: str, chunk: Chunk, data: bytes) -> None:
         """A chunk of an upload; raise `RefusedError` if it was not granted."""
@@ -91,20 +98,18 @@ class Intake:
             return
         result, payload = complete
         if (row := self._open_task(device, result)) is not None:
-            self._wait(device, row, result, payload)
+            self._wait(self._checked(device, row, result, payload))
 
     def settle(self) -> list[Reported]:
-        """Decide on all that wait in one transaction, then answer; what the round machine is to be told."""
-        offers, self._waiting = self._waiting.values(), {}
+        """Make all that wait durable in one transaction, then answer; what to tell the round machine."""
+        waiting, self._waiting = self._waiting.values(), {}
         with self._stages.ledger.transaction():
-            decided = [(offer, *self._decided(offer)) for offer in offers]
-        events = [self._answered(*each) for each in decided]
+            kept = [(each, self._kept(each)) for each in waiting]
+        events = [self._answered(each, news) for each, news in kept]
         return [event for event in events if event is not None]
 
-    def _wait(
-        self, device: str, row: TaskRow, result: Result, payload: bytes = b"", *, problem: str = ""
-    ) -> None:
-        self._waiting[device] = _Offer(device, row, result, payload, clock.now(), problem)
+    def _wait(self, checked: _Checked) -> None:
+        self._waiting[checked.device] = checked
 
     def _open_task(self, device: str, result: Result) -> TaskRow | None:
         """The task of a result that is still to be decided on; anything else is answered here.
@@ -131,25 +136,24 @@ class Intake:
             return None
         return row
 
-    def _decided(self, offer: _Offer) -> tuple[str, bool]:
-        """In the ledger: why a result is refused, empty where it counts; and whether that is news."""
-        problem = offer.problem or self._problem(offer)
-        if not problem:
-            return "", True
-        return problem, self._stages.ledger.keep_failure(offer.result.task, offer.device, problem[:500])
-
-    def _problem(self, offer: _Offer) -> str:
-        task, result = offer.row.task, offer.result
+    def _checked(self, device: str, row: TaskRow, result: Result, payload: bytes) -> _Checked:
         try:
-            decoded = self._stages.check(task, result, offer.payload)
+            decoded = self._stages.check(row.task, result, payload)
         except (RefusedError, BlobError) as exc:
-            return str(exc)
-        self._stages.accept(task, offer.device, result, offer.payload, offer.at, decoded)
-        return ""
+            return _refused(device, row, result, str(exc))
+        return _Checked(device, row.task, result, payload, clock.now(), decoded)
 
-    def _answered(self, offer: _Offer, problem: str, news: bool) -> Reported | None:
-        device, result = offer.device, offer.result
-        self._tell(device, Receipt(task=result.task, accepted=not problem, reason=problem[:500]))
+    def _kept(self, checked: _Checked) -> bool:
+        """Write down that a result counts or is refused; False where that is known already."""
+        device, task, result = checked.device, checked.task, checked.result
+        if checked.problem:
+            return self._stages.ledger.keep_failure(task.number, device, checked.problem)
+        self._stages.accept(task, device, result, checked.payload, checked.at, checked.decoded)
+        return True
+
+    def _answered(self, checked: _Checked, news: bool) -> Reported | None:
+        device, result, problem = checked.device, checked.result, checked.problem
+        self._tell(device, Receipt(task=result.task, accepted=not problem, reason=problem))
         if not news:
             return None
         if problem:
@@ -157,3 +161,7 @@ class Intake:
             return Reported(device, problem[:200])
         self._accepted(device, result)
         return Reported(device)
+
+
+def _refused(device: str, row: TaskRow, result: Result, problem: str) -> _Checked:
+    return _Checked(device, row.task, result, b"", clock.now(), problem=problem[:500] or "refused")

@@ -32,7 +32,7 @@ IGNORED = "ignored a message on %s: %s"
 class Reception:
     """Takes one message after the other. Nothing that a device sends can get past it.
 
-    `settle` decides on the results that wait (`broker_server.settling`) and says how the run stands then.
+    `settle` makes the results that wait durable (`broker_server.settling`) and says how the run stands then.
     """
 
     def __init__(

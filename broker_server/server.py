@@ -230,7 +230,7 @@ class Server:
         self._step([event])
 
     def _settle(self) -> RunState:
-        """Decide on the results that wait; how the run stands then."""
+        """Make the results that wait durable; how the run stands then."""
         if events := self._settling.settle():
             self._step(events)
         return self._state

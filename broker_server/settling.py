@@ -1,4 +1,4 @@
-"""When the results that have come are decided on: several in one transaction, with one sync of the disk.
+"""When results that are checked become durable: several in one transaction, with one sync of the disk.
 
 No device needs its receipt before it goes on, so a result may wait until the server's next look for others
 to come. It does not where nobody else is to come, nor where it would hold up what comes after it.
@@ -13,7 +13,7 @@ from broker_server.rounds.machine import Reported, Rules, RunState
 from edge_client.session.mqtt import Incoming
 
 HELD = 16  # messages without their acknowledgement: with 20, mosquitto sends no more
-HELD_BYTES = 1 << 20  # of payloads: with large ones, a sync is a small part of the work
+HELD_BYTES = 16 << 20  # of updates, payload and decoded: with large ones a sync is a small part of the work
 
 
 class Settling:
@@ -40,7 +40,7 @@ class Settling:
         return enough or all_in or held
 
     def settle(self) -> list[Reported]:
-        """Decide on the results that wait; what the round machine is to be told."""
+        """Make the results that wait durable; what the round machine is to be told."""
         if not self._intake.waiting:
             return []
         events = self._intake.settle()

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from broker_server import settling
 from broker_server.rounds.machine import Reported, Rules, RunState, Stage
-from broker_server.settling import HELD, HELD_BYTES, Settling
+from broker_server.settling import HELD, Settling
 from edge_client.session.mqtt import Incoming
 from edge_client.wire.blobs import BlobRef
-from tests.broker_server.test_intake import NAMES, Desk
+from tests.broker_server.test_intake import NAMES, SPEC, Desk
 
 RULES = Rules(quorum=2, wait_for=3, wait_s=60.0, deadline_s=100.0, grace_s=10.0)
 WORKING = RunState((Stage("train", 1),), phase="working", cohort=frozenset(NAMES))
@@ -102,6 +103,11 @@ def test_what_comes_after_them_is_not_held_up(table: Table) -> None:
     assert table.settling.due(WORKING, RULES)
 
 
-def test_large_ones_do_not_wait(table: Table) -> None:
-    table.intake.on_result("pi-1", table.result(None), bytes(HELD_BYTES))
+def test_large_ones_do_not_wait(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    payload = table.payload()
+    table.take("pi-1", payload)
+    size = len(payload) + 4 * SPEC.parameters
+    monkeypatch.setattr(settling, "HELD_BYTES", size + 1)
+    assert not table.settling.due(WORKING, RULES)
+    monkeypatch.setattr(settling, "HELD_BYTES", size)
     assert table.settling.due(WORKING, RULES)
