@@ -303,7 +303,8 @@ class Server:
             self._incidents.note(device, what, f"closed with the results of {len(command.devices)} others")
         if record is not None and command.stage.kind == "train":
             self._observer.round_finished(RoundFinished(round_figures(record)))
-        self.stages.ledger.set_fact("setup_bytes", str(self._publisher.setup_bytes))
+        if (setup := str(self._publisher.setup_bytes)) != self.stages.ledger.fact("setup_bytes"):
+            self.stages.ledger.set_fact("setup_bytes", setup)
 
     # ---- the connection ----
 
