@@ -412,6 +412,8 @@ class Stages:
         """Remove files of updates that are in the mean, and of versions that nobody can step from."""
         kept = [digest for digest in (self.ledger.fact("bundle"), self.ledger.fact("statistics")) if digest]
         kept += [ref.digest for ref in self.frozen.blobs()]
+        results = self.ledger.results(self.index).values()  # of the next stage, which is under way
+        kept += [result.payload.digest for result in results if result.payload is not None]
         if self._versions is not None:
             kept += self._versions.files() + self.aggregation.state.files() + self.calibrating.files()
         self.artefacts.keep_only(kept)

@@ -374,6 +374,22 @@ def test_a_large_update_comes_in_chunks(tmp_path: Path, monkeypatch: pytest.Monk
         desk.chunk("pi-1", Chunk(blob=BlobRef.of(payload).digest, index=0), split(payload)[0])
 
 
+def test_a_large_update_of_the_next_round_is_not_swept_with_those_of_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk, _ = big_desk(tmp_path, monkeypatch)
+    desk.send("pi-1", desk.payload(1.0))
+    record = desk.stages.close(CloseStage(Stage("train", 1), desk.task.number, ("pi-1",), {}), {}, 0, 0.0)
+    desk.task = desk.stages.make_task(Stage("train", 2), NAMES, ())
+    following = np.random.default_rng(1).normal(size=160_000).astype(np.float32)
+    delta = {"w": following, "b": np.zeros(30, np.float32)}
+    digest = desk.stages.bundle_ref.digest
+    payload = encode_update(delta, PROFILES["lossless"], model_digest=digest, round_number=2).payload
+    desk.send("pi-1", payload)
+    desk.stages.finish(record)
+    assert desk.stages.artefacts.has(BlobRef.of(payload))
+
+
 def test_where_rounds_overlap_uploads_that_were_taken_leave_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
