@@ -10,7 +10,7 @@ import numpy as np
 
 from compression.updates.components import Components, Matrix, encode_components, take_components
 from compression.updates.profile import CodecProfile
-from compression.updates.stages import Floats, a_sample
+from compression.updates.stages import NEGLIGIBLE, Floats, a_sample
 
 HEADER_BYTES = 65  # header, checksum, lengths of sections, tables of the entropy coder, about
 AT_LEAST = 0.5  # share of the bytes that values get in a model so small that headers would take the rest
@@ -56,9 +56,12 @@ def spend(
 
 
 def _unit(values: Floats) -> np.float32:
-    """The power of two above the largest magnitude: nothing is rounded in a division by it."""
+    """The power of two above the largest magnitude: nothing is rounded in a division by it.
+
+    1 where all are negligible, so that nobody divides by a subnormal: their squares are zeros.
+    """
     peak = max(-float(values.min(initial=0)), float(values.max(initial=0)))
-    return np.float32(2.0 ** math.frexp(peak)[1])
+    return np.float32(1 if peak < NEGLIGIBLE else 2.0 ** math.frexp(peak)[1])
 
 
 def density_for(places: int, budget: float, bits: int) -> float:
