@@ -12,6 +12,9 @@ PYTHON_TFLITE ?= $(shell command -v python3.11)
 VENV_TFLITE := .venv-tflite
 INSTALLED_TFLITE := $(VENV_TFLITE)/.installed
 
+# Test files that run side by side. One file stays in one process: its fixtures are dear.
+WORKERS ?= 2
+
 DATASET ?= wisconsin
 DEVICES ?=
 ROUNDS ?=
@@ -34,7 +37,7 @@ demo: $(INSTALLED) ## a whole fleet on this machine: four clients, a broker, a s
 	@$(BIN)/bramble-server demo --dataset '$(DATASET)' $(OPTIONS)
 
 test: $(INSTALLED) $(if $(PYTHON_TFLITE),$(INSTALLED_TFLITE)) ## all tests but those that emulate a Pi
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff check .

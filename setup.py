@@ -56,6 +56,7 @@ DEV = [
     "mypy>=1.11",
     "pytest>=8",
     "pytest-timeout>=2.3",
+    "pytest-xdist>=3.6",
     "ruff>=0.6",
     "types-jsonschema",
     "types-psutil",
