@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from broker_server.config import AUTO
 from broker_server.records import RoundRecord
+from broker_server.store.ledger import Ledger
 
 LADDER = ("tiny", "small", "medium", "safe")  # from the fewest bytes to the most
 FIRST = "small"
@@ -59,6 +60,12 @@ def choose_codec(configured: str, rounds: Iterable[RoundRecord]) -> str:
         if sums is not None and sums.loss is not None:
             course = course.after(sums.loss, waiting_share(record))
     return LADDER[course.rung]
+
+
+def codec_now(configured: str, ledger: Ledger) -> str:
+    """The profile of the next round, by the rounds in the ledger."""
+    rounds = ledger.rounds(RoundRecord).values() if configured == AUTO else ()
+    return choose_codec(configured, rounds)
 
 
 def waiting_share(record: RoundRecord) -> float:

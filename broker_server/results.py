@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from broker_server import clock
 from broker_server.baselines import BaselineResult
+from broker_server.closing import CLOSING_BYTES, FINE_TUNING
 from broker_server.config import ServerConfig, shown_name
 from broker_server.records import FineTuning, RoundRecord
 from broker_server.report.devices import ClientFigures, GateFigures, OwnFigures
@@ -19,7 +20,7 @@ from broker_server.report.schema import SIMULATED_NOTE, DataFigures, Incident, M
 from broker_server.report.words import size
 from broker_server.rollout.figures import FIGURES, ReleaseFigures
 from broker_server.run_plan import constraints_in_words, stages_of
-from broker_server.stages import CLOSING_BYTES, FINE_TUNING, Stages
+from broker_server.stages import Stages
 from compression.records import Record, loads, to_plain
 from edge_client.health import architecture
 from edge_client.wire.evaluation import EvaluationSums

@@ -109,7 +109,7 @@ def test_a_restarted_server_asks_with_the_same_program_and_has_the_answers(
     desk: Calibration, tmp_path: Path
 ) -> None:
     desk.tell_ranges("pi-1", dumps(desk.report()))
-    desk.stages._prune()
+    desk.stages.finish(None)
     desk.stages.ledger.close()
     again = type(desk.stages)(desk.config)
     state = again.resume(0.0)

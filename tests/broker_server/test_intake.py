@@ -18,6 +18,7 @@ from broker_server.ingest import Intake
 from broker_server.records import ClientRecord, RoundRecord
 from broker_server.results import RunFacts, build_report
 from broker_server.rounds.machine import CloseStage, Reported, Stage
+from broker_server.run_program import RunProgram
 from broker_server.stages import Stages
 from broker_server.uploads import SLOT_TIMEOUT_S, SLOTS, Uploads
 from compression.spec import ImageInput, ModelSpec, TensorSpec, TrainableBundle
@@ -59,7 +60,7 @@ class Desk:
         ref = self.stages.artefacts.put(bundle.to_bytes())
         with self.stages.ledger.transaction():
             self.stages.ledger.set_fact("bundle", ref.digest)
-            self.stages._adopt(bundle, ref)
+            self.stages.program._adopt(bundle, ref)
             self.stages.versions.begin({t.name: np.zeros(t.shape, np.float32) for t in SPEC.tensors})
             self.stages.aggregation.state.begin()
         for name in NAMES:
@@ -276,7 +277,7 @@ def test_after_closing_only_what_is_needed_stays_on_disk(desk: Desk, tmp_path: P
 def test_a_round_is_evaluated_after_it_is_closed_or_after_a_restart(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Stages, "evaluate", lambda _self, weights: sums(loss=float(weights["w"][0, 0])))
+    monkeypatch.setattr(RunProgram, "evaluate", lambda _self, weights: sums(loss=float(weights["w"][0, 0])))
     for number in (1, 2):
         desk.send("pi-1", desk.payload(1.0, number))
         record = desk.stages.close(
@@ -300,7 +301,7 @@ def test_where_the_codec_follows_the_evaluation_it_is_there_before_the_next_task
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     desk = Desk(tmp_path, codec=CodecConfig(up="auto", down="medium"))
-    monkeypatch.setattr(Stages, "evaluate", lambda *_: sums())
+    monkeypatch.setattr(RunProgram, "evaluate", lambda *_: sums())
     desk.send("pi-1", desk.payload(1.0))
     record = desk.stages.close(CloseStage(Stage("train", 1), desk.task.number, ("pi-1",), {}), {}, 0, 0.0)
     assert record is not None and record.evaluation == sums()

@@ -97,7 +97,7 @@ def run_fleet(
         until: what is waited for before the agents are stopped: the server's last words may be on their way.
         settings: of `ServerConfig`.
     """
-    patch.setattr("broker_server.stages.compile_program", compiled_once)
+    patch.setattr("broker_server.run_program.compile_program", compiled_once)
     data = prepare_demo_data(dataset, devices=DEVICES, partition="iid", directory=folder, seed=3)
     config = ServerConfig(
         fleet=FLEET,

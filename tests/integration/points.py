@@ -44,7 +44,7 @@ def _receipt(_publisher: Any, _device: str, message: Any) -> bool:
 
 SERVER = {
     "statistics-merged-before-they-count": Point(
-        "broker_server.stages:Stages._merged_statistics", "after", 1
+        "broker_server.run_program:RunProgram.merge_statistics", "after", 1
     ),
     "first-weights-written-before-they-count": Point("broker_server.versions:Versions.begin", "after", 1),
     "task-written-before-it-is-published": Point("broker_server.stages:Stages.make_task", "after", 3),
@@ -66,7 +66,7 @@ SERVER = {
     "in-the-middle-of-the-commit": Point("broker_server.store.ledger:Ledger.close_task", "after", 3),
     "commit-done-before-the-next-task": Point("broker_server.stages:Stages.close", "after", 3),
     "next-task-out-before-the-evaluation": Point("broker_server.stages:Stages.finish", "before", 3),
-    "next-task-out-before-the-sweep": Point("broker_server.stages:Stages._prune", "before", 3),
+    "next-task-out-before-the-sweep": Point("broker_server.closing:Closing._prune", "before", 3),
 }
 
 RELEASE = {

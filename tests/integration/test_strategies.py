@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from broker_server.closing import FINE_TUNING
 from broker_server.cohort.at_random import AtRandom
 from broker_server.cohort.oort import Oort
 from broker_server.config import CodecConfig
 from broker_server.records import FineTuning
-from broker_server.stages import FINE_TUNING
 from broker_server.strategies import STRATEGIES, find_strategy
 from broker_server.strategies.adaptive import Adaptive
 from broker_server.strategies.fedbuff import FedBuff
