@@ -61,7 +61,7 @@ from broker_server.stages import Stages
 from broker_server.traffic import Traffic
 from broker_server.uploads import Uploads
 from edge_client.session.blobs import BlobStore
-from edge_client.session.mqtt import ConnectionChange, Session, SessionError
+from edge_client.session.mqtt import ConnectionChange, Incoming, Session, SessionError
 from edge_client.wire.errors import WireError
 from edge_client.wire.rounds import Result, Task
 from edge_client.wire.topics import AGGREGATOR, Topics
@@ -202,11 +202,17 @@ class Server:
                 self._feed(event)
         if self._settling.due(self._state, self._rules):
             self._settle()
-        if time.monotonic() >= self._tick_at:
+        if item is None or (isinstance(item, Incoming) and item.at >= self._tick_at):  # all before it is seen
             self._tick()
             self._tick_at = time.monotonic() + TICK_S
+        if self._later:
+            self._see_to_the_rest()
+
+    def _see_to_the_rest(self) -> None:
+        """What devices need not wait for; whatever they send meanwhile has come in time."""
         while self._later:
             self._later.popleft()()
+        self._tick_at = time.monotonic()
 
     def _tick(self) -> None:
         self._feed(Tick())

@@ -115,7 +115,7 @@ class Closed:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time has passed."""
+    """Time has passed, and everything that came before has been told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +195,7 @@ def steps(
     if state.phase == "gathering":
         return _maybe_start(state, rules, now)
     if state.phase == "working":
-        return _maybe_close(state, rules, now)
+        return _maybe_close(state, rules, now, waited=Tick() in events)
     return state, ()
 
 
@@ -242,11 +242,14 @@ def _maybe_start(state: RunState, rules: Rules, now: float) -> tuple[RunState, t
     return started, (StartStage(state.stage, cohort),)
 
 
-def _maybe_close(state: RunState, rules: Rules, now: float) -> tuple[RunState, tuple[Command, ...]]:
+def _maybe_close(
+    state: RunState, rules: Rules, now: float, *, waited: bool
+) -> tuple[RunState, tuple[Command, ...]]:
+    """Nobody is late or away for too long before a `Tick`: what has come may not all be seen yet."""
     if _enough(state, rules):
         return _closing(state, dict(state.failed), now, released=state.outstanding)
-    late = now - state.since >= rules.deadline_s * (1 + state.tries)
-    away = state.outstanding & frozenset(state.away_since)
+    late = waited and now - state.since >= rules.deadline_s * (1 + state.tries)
+    away = state.outstanding & frozenset(state.away_since) if waited else frozenset[str]()
     gone = {name for name in away if now - state.away_since[name] >= rules.grace_s}
     if state.outstanding - gone and not late:
         return state, ()
