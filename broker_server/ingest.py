@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from broker_server import clock
 from broker_server.checks import RefusedError, max_payload_bytes
 from broker_server.decoded import DecodedResult
 from broker_server.rounds.machine import Reported
@@ -34,7 +33,7 @@ class _Checked:
     """A result that waits to become durable.
 
     Attributes:
-        at: when it came, by the server's clock.
+        came: when, by the server's clock: before the server got round to it.
         decoded: what its update comes to.
         problem: why it is refused; empty where it is to count.
     """
@@ -43,7 +42,7 @@ class _Checked:
     task: Task
     result: Result
     payload: bytes
-    at: float
+    came: float
     decoded: DecodedResult | None = None
     problem: str = ""
 
@@ -76,29 +75,29 @@ class Intake:
         """Of memory that they take, about."""
         return sum(each.nbytes for each in self._waiting.values())
 
-    def on_result(self, device: str, result: Result, body: bytes) -> None:
-        """A result, with its payload or the offer of one."""
+    def on_result(self, device: str, result: Result, body: bytes, came: float) -> None:
+        """A result, with its payload or the offer of one; when it came, by the server's clock."""
         row = self._open_task(device, result)
         if row is None:
             return
         if result.status == "failed":
-            self._wait(_refused(device, row, result, result.reason or "no reason given"))
+            self._wait(_refused(device, row, result, result.reason or "no reason given", came))
         elif result.payload is None or body:
-            self._wait(self._checked(device, row, result, body))
+            self._wait(self._checked(device, row, result, body, came))
         elif result.payload.size > (limit := max_payload_bytes(row.task, self._stages.parameters)):
             problem = f"a payload of {result.payload.size} bytes, at most {limit}"
-            self._wait(_refused(device, row, result, problem))
+            self._wait(_refused(device, row, result, problem, came))
         elif (payload := self._uploads.offer(device, result, result.payload, time.monotonic())) is not None:
-            self._wait(self._checked(device, row, result, payload))
+            self._wait(self._checked(device, row, result, payload, came))
 
-    def on_chunk(self, device: str, chunk: Chunk, data: bytes) -> None:
-        """A chunk of an upload; raise `RefusedError` if it was not granted."""
+    def on_chunk(self, device: str, chunk: Chunk, data: bytes, came: float) -> None:
+        """A chunk of an upload, and when it came; raise `RefusedError` if it was not granted."""
         complete = self._uploads.add_chunk(device, chunk, data, time.monotonic())
         if complete is None:
             return
         result, payload = complete
         if (row := self._open_task(device, result)) is not None:
-            self._wait(self._checked(device, row, result, payload))
+            self._wait(self._checked(device, row, result, payload, came))
 
     def settle(self) -> list[Reported]:
         """Make all that wait durable in one transaction, then answer; what to tell the round machine."""
@@ -136,19 +135,19 @@ class Intake:
             return None
         return row
 
-    def _checked(self, device: str, row: TaskRow, result: Result, payload: bytes) -> _Checked:
+    def _checked(self, device: str, row: TaskRow, result: Result, payload: bytes, came: float) -> _Checked:
         try:
             decoded = self._stages.check(row.task, result, payload)
         except (RefusedError, BlobError) as exc:
-            return _refused(device, row, result, str(exc))
-        return _Checked(device, row.task, result, payload, clock.now(), decoded)
+            return _refused(device, row, result, str(exc), came)
+        return _Checked(device, row.task, result, payload, came, decoded)
 
     def _kept(self, checked: _Checked) -> bool:
         """Write down that a result counts or is refused; False where that is known already."""
         device, task, result = checked.device, checked.task, checked.result
         if checked.problem:
             return self._stages.ledger.keep_failure(task.number, device, checked.problem)
-        self._stages.accept(task, device, result, checked.payload, checked.at, checked.decoded)
+        self._stages.accept(task, device, result, checked.payload, checked.came, checked.decoded)
         return True
 
     def _answered(self, checked: _Checked, news: bool) -> Reported | None:
@@ -163,5 +162,5 @@ class Intake:
         return Reported(device)
 
 
-def _refused(device: str, row: TaskRow, result: Result, problem: str) -> _Checked:
-    return _Checked(device, row.task, result, b"", clock.now(), problem=problem[:500] or "refused")
+def _refused(device: str, row: TaskRow, result: Result, problem: str, came: float) -> _Checked:
+    return _Checked(device, row.task, result, b"", came, problem=problem[:500] or "refused")

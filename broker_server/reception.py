@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 
+from broker_server import clock
 from broker_server.attendance import Attendance
 from broker_server.checks import RefusedError
 from broker_server.fleet_latency import FleetLatency
@@ -71,7 +73,7 @@ class Reception:
         if device in self._intake.waiting:  # what it says next, it says after its result
             state = self._settle()
         try:
-            event = self._see_to(device, channel, decode(incoming.payload), state)
+            event = self._see_to(device, channel, decode(incoming.payload), _came(incoming), state)
         except (WireError, RefusedError) as exc:
             log.warning(IGNORED, incoming.topic[:200], exc)
             return []
@@ -80,12 +82,14 @@ class Reception:
             return []
         return [event] if event else []
 
-    def _see_to(self, device: str, channel: str, envelope: Envelope, state: RunState) -> Event | None:
+    def _see_to(
+        self, device: str, channel: str, envelope: Envelope, came: float, state: RunState
+    ) -> Event | None:
         message = envelope.message
         if channel == STATUS and isinstance(message, Presence):
             return self._attendance.on_presence(device, message, state)
         if channel == CHUNK and isinstance(message, Chunk):
-            self._intake.on_chunk(device, message, envelope.body)
+            self._intake.on_chunk(device, message, envelope.body, came)
             return None
         if channel != MESSAGE:
             raise WireError(f"{type(message).__name__} does not belong on channel {channel}")
@@ -93,7 +97,7 @@ class Reception:
             case Hello():
                 return self._attendance.on_hello(device, message, state)
             case Result():
-                self._intake.on_result(device, message, envelope.body)
+                self._intake.on_result(device, message, envelope.body, came)
             case BlobRequest():
                 self._publisher.send_chunks(device, message)
             case ReleaseReport():
@@ -107,3 +111,8 @@ class Reception:
             case _:
                 raise WireError(f"{type(message).__name__} is not a device's message")
         return None
+
+
+def _came(incoming: Incoming) -> float:
+    """When a message came in, by the server's clock: it may be read much later."""
+    return clock.now() - (time.monotonic() - incoming.at)

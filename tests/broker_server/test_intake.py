@@ -103,11 +103,11 @@ class Desk:
         return self.offer(device, self.result(payload, **changes), payload)
 
     def offer(self, device: str, result: Result, body: bytes) -> Reported | None:
-        self.intake.on_result(device, result, body)
+        self.intake.on_result(device, result, body, clock.now())
         return self.settle()
 
     def chunk(self, device: str, chunk: Chunk, data: bytes) -> Reported | None:
-        self.intake.on_chunk(device, chunk, data)
+        self.intake.on_chunk(device, chunk, data, clock.now())
         return self.settle()
 
     def settle(self) -> Reported | None:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from broker_server import clock, reception
 from broker_server import server as loop
 from broker_server.broker.base import Broker
 from broker_server.config import ModelConfig, RoundsConfig, ServerConfig
@@ -17,6 +18,9 @@ from broker_server.rounds.machine import CloseStage, Command, Event, Reported, R
 from broker_server.server import Server
 from edge_client.session.address import BrokerAddress
 from edge_client.session.mqtt import Incoming
+from edge_client.wire.frame import encode
+from edge_client.wire.rounds import Result
+from edge_client.wire.topics import MESSAGE, Topics
 from provisioning.pki.signing import create_signing_key
 
 DEADLINE_S = 30.0
@@ -63,6 +67,7 @@ class Bench:
         config = ServerConfig(fleet="f", state=state, keys=keys, model=model, rounds=rounds)
         self.server = Server(config, Nowhere(), NullObserver())
         patch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: self.now))
+        self.reception = self.server._reception
         patch.setattr(self.server, "_reception", SimpleNamespace(take=self._take))
         patch.setattr(self.server, "_carry_out", self.commands.append)
         cohort = frozenset(NAMES)
@@ -125,3 +130,16 @@ def test_time_is_looked_at_however_much_comes(bench: Bench, monkeypatch: pytest.
         bench.comes("pi-1")
         bench.turn(1)
     assert 9 <= len(looks) <= 10
+
+
+def test_a_result_that_waited_for_the_server_came_when_it_came_in(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[object] = []
+    monkeypatch.setattr(clock, "now", lambda: 5000.0)
+    monkeypatch.setattr(reception, "time", SimpleNamespace(monotonic=lambda: 160.0))
+    monkeypatch.setattr(bench.server._intake, "on_result", lambda *given: seen.extend(given))
+    result = Result(task=1, status="done")
+    topic = Topics("f").up("pi-1", MESSAGE)
+    bench.reception.take(Incoming(topic, encode(result), False, lambda: None, at=100.0), bench.server._state)
+    assert seen == ["pi-1", result, b"", 4940.0]

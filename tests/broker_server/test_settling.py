@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from broker_server import settling
+from broker_server import clock, settling
 from broker_server.rounds.machine import Reported, Rules, RunState, Stage
 from broker_server.settling import HELD, Settling
 from edge_client.session.mqtt import Incoming
@@ -32,7 +32,7 @@ class Table(Desk):
         """A result of a device comes; without one, something else."""
         number, self._count = self._count, self._count + 1
         if device:
-            self.intake.on_result(device, self.result(payload), payload)
+            self.intake.on_result(device, self.result(payload), payload, clock.now())
         message = Incoming("topic", payload, False, lambda: self.acknowledged.append(number))
         self.settling.took(message)
 
