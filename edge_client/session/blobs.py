@@ -16,6 +16,8 @@ from compression.errors import BrambleError
 from edge_client.files import write_atomically
 from edge_client.wire.blobs import BlobRef, sha256
 
+HELD = 4  # blobs in memory: the steps of the task at work and of the next
+
 
 class BlobError(BrambleError, ValueError):
     """A chunk does not belong to the blob it claims, or a blob is not here whole: it can be fetched again."""
@@ -58,9 +60,14 @@ class BlobStore:
         return ref
 
     def hold(self, ref: BlobRef, data: bytes) -> None:
-        """Keep a small blob in memory until it is swept: it is used at once, and can be fetched again."""
+        """Keep a small blob in memory until it is swept: it is used at once, and can be fetched again.
+
+        The newest few alone: a device that is too slow for its tasks never comes to sweep.
+        """
         if sha256(data) == ref.digest:
             self._held[ref.digest] = data
+            for oldest in list(self._held)[:-HELD]:
+                del self._held[oldest]
 
     def missing(self, ref: BlobRef) -> list[int]:
         """Indices of the chunks that are not here yet; empty for a finished blob.

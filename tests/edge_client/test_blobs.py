@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edge_client.files import write_atomically
-from edge_client.session.blobs import BlobError, BlobStore
+from edge_client.session.blobs import HELD, BlobError, BlobStore
 from edge_client.wire.blobs import CHUNK_BYTES, BlobRef, split
 
 LARGE = bytes(random.Random(1).randbytes(3 * CHUNK_BYTES + 17))
@@ -110,6 +110,13 @@ def test_what_is_held_is_in_memory_until_it_is_swept(tmp_path: Path) -> None:
     assert store.has(ref)
     store.keep_only([])
     assert not store.has(ref)
+
+
+def test_what_is_never_swept_does_not_fill_the_memory(tmp_path: Path) -> None:
+    store, steps = BlobStore(tmp_path), [bytes([number]) for number in range(3 * HELD)]
+    for step in steps:
+        store.hold(BlobRef.of(step), step)
+    assert [step for step in steps if store.has(BlobRef.of(step))] == steps[-HELD:]
 
 
 def test_bytes_that_are_not_the_blobs_are_not_held(tmp_path: Path) -> None:
