@@ -138,6 +138,7 @@ class Rollout:
     def start(self, record: ModelRecord, online: frozenset[str]) -> None:
         """Begin the rollout of a version; one at work is left where it is."""
         self._standing.supersede(record.version)
+        self.store.forget_healths(record.version)
         here = members(self._ledger, self._config, present=online)
         devices = here - frozenset(self.store.pins())
         plan = self._config.rollout

@@ -138,6 +138,10 @@ class ModelStore:
         query = "SELECT device, health FROM model_health WHERE version = ? ORDER BY device"
         return {device: _record(health, text) for device, text in self._db.execute(query, (version,))}
 
+    def forget_healths(self, version: int) -> None:
+        """What was said of a version is of an earlier rollout."""
+        self._db.execute("DELETE FROM model_health WHERE version = ?", (version,))
+
     # ---- orders ----
 
     def give_order(self, order: str, now: float) -> int:

@@ -12,6 +12,7 @@ import pytest
 from broker_server.config import AT_ONCE
 from broker_server.look import FleetView
 from broker_server.look_commands import _status_text
+from broker_server.rollout.after_switch import doing_badly
 from broker_server.rollout.desk import Desk as OrderDesk
 from broker_server.rollout.machine import Promote, RolloutState
 from broker_server.rollout.orders import Order
@@ -100,6 +101,22 @@ def test_more_than_the_threshold_take_the_model_back(tmp_path: Path) -> None:
     assert rollout.current == 2
     [_, ended] = rollout.store.rollouts(RolloutState)
     assert (ended.phase, ended.back_to) == ("rolled-back", 2)
+
+
+def test_what_was_said_before_another_rollout_of_it_does_not_count(tmp_path: Path) -> None:
+    servers, rollout = complete(tmp_path, "rollback")
+    for device in ("pi-1", "pi-2"):
+        rollout.on_health(device, WORSE)
+    rollout.start(servers.model(3), ONLINE)  # their examples are put right: `models promote 3`
+    for device in NAMES:
+        rollout.on_report(device, replace(said(rollout, "activated"), accuracy=0.9))
+    rollout.feed(Promote())
+    assert rollout.current == 3
+    assert doing_badly(servers.desk.config, servers.desk.stages.ledger, rollout.store, 3) == {}
+    rollout.on_health("pi-3", WORSE)
+    assert rollout.current == 3
+    rollout.on_health("pi-1", WORSE)
+    assert rollout.current == 2
 
 
 def test_killed_before_that_rollback_was_published(tmp_path: Path) -> None:
