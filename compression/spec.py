@@ -201,8 +201,6 @@ class ModelSpec(Record):
             return self
         if unknown := sorted(set(names) - {tensor.name for tensor in self.tensors}):
             raise RecordError(f"ModelSpec {self.name}: there is no tensor {unknown[0]!r}")
-        if not names:
-            return self
         return replace(self, tensors=tuple(t for t in self.tensors if t.name not in names))
 
 
