@@ -92,10 +92,12 @@ class Closing:
         self._prune()
         return record
 
-    def catch_up(self) -> None:
-        """Evaluate the newest weights if a server was killed before it came to that."""
-        if rounds := self._ledger.rounds(RoundRecord):
-            self._evaluated(rounds[max(rounds)])
+    def catch_up(self) -> RoundRecord | None:
+        """Evaluate the newest weights if a server was killed before it came to that; their round, or None."""
+        rounds = self._ledger.rounds(RoundRecord)
+        last = rounds[max(rounds)] if rounds else None
+        record = last and self._evaluated(last)
+        return None if record is last else record
 
     def _evaluated(self, record: RoundRecord) -> RoundRecord:
         if record.evaluation is not None or record.version != self._program.versions.latest.version:

@@ -128,7 +128,7 @@ class Server:
             RunError, BrokerError: the run cannot go on; what is done is kept.
         """
         with said_when_full(Path(self.config.state)), self._session:
-            self.stages.catch_up()
+            self._catch_up()
             self._take_up()
             self._session.wait_connected(30.0)
             while self._state.phase != "finished" and not stop.is_set():
@@ -170,6 +170,11 @@ class Server:
     def finished(self) -> bool:
         """Whether all stages are closed."""
         return self._state.phase == "finished"
+
+    def _catch_up(self) -> None:
+        """Finish the round that an earlier process of this run closed and did not come to evaluate."""
+        if (record := self.stages.catch_up()) is not None:
+            self._observer.round_finished(RoundFinished(round_figures(record)))
 
     def _take_up(self) -> None:
         """Say what is left of an earlier process of this run."""
@@ -298,8 +303,7 @@ class Server:
         self._feed(Closed())
 
     def _finish(self, command: CloseStage, record: RoundRecord | None) -> None:
-        """The rest of closing a stage; the next task is out by now."""
-        record = self.stages.finish(record)
+        """The rest of closing a stage; the next task is out by now. What takes long comes last."""
         if self._rules.overlapping and command.stage.kind == "train":
             self._uploads.tidy()
         else:
@@ -307,10 +311,11 @@ class Server:
         for device, reason in command.dropped.items():
             what = f"not in {command.stage.kind} of round {command.stage.round}: {reason}"
             self._incidents.note(device, what, f"closed with the results of {len(command.devices)} others")
-        if record is not None and command.stage.kind == "train":
-            self._observer.round_finished(RoundFinished(round_figures(record)))
         if (setup := str(self._publisher.setup_bytes)) != self.stages.ledger.fact("setup_bytes"):
             self.stages.ledger.set_fact("setup_bytes", setup)
+        record = self.stages.finish(record)
+        if record is not None and command.stage.kind == "train":
+            self._observer.round_finished(RoundFinished(round_figures(record)))
 
     # ---- the connection ----
 

@@ -250,6 +250,6 @@ class Stages:
         """What nobody waits for after `close`, which gave the record: the evaluation, files of no use."""
         return self._closing.finish(record)
 
-    def catch_up(self) -> None:
-        """Evaluate the newest weights if a server was killed before it came to that."""
-        self._closing.catch_up()
+    def catch_up(self) -> RoundRecord | None:
+        """Evaluate the newest weights if a server was killed before it came to that; their round, or None."""
+        return self._closing.catch_up()

@@ -291,8 +291,9 @@ def test_a_round_is_evaluated_after_it_is_closed_or_after_a_restart(
     desk.send("pi-1", desk.payload(1.0, 3))
     update = desk.stages.ledger.results(2)["pi-1"].payload
     again = Stages_again(desk)
-    again.catch_up()
+    made_up = again.catch_up()
     rounds = again.ledger.rounds(RoundRecord)
+    assert made_up == rounds[2] and again.catch_up() is None
     assert [rounds[number].evaluation for number in (1, 2)] == [sums(loss=1.0), sums(loss=2.0)]
     assert update is not None and again.payloads.read(update) == desk.payload(1.0, 3)
 

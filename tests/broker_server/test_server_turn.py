@@ -13,8 +13,9 @@ from broker_server import clock, reception
 from broker_server import server as loop
 from broker_server.broker.base import Broker
 from broker_server.config import ModelConfig, RoundsConfig, ServerConfig
+from broker_server.records import RoundRecord
 from broker_server.report.observer import NullObserver
-from broker_server.rounds.machine import CloseStage, Command, Event, Reported, RunState
+from broker_server.rounds.machine import CloseStage, Command, Event, Reported, RunState, Stage
 from broker_server.server import Server
 from edge_client.session.address import BrokerAddress
 from edge_client.session.mqtt import Incoming
@@ -143,3 +144,35 @@ def test_a_result_that_waited_for_the_server_came_when_it_came_in(
     topic = Topics("f").up("pi-1", MESSAGE)
     bench.reception.take(Incoming(topic, encode(result), False, lambda: None, at=100.0), bench.server._state)
     assert seen == ["pi-1", result, b"", 4940.0]
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def test_who_was_not_in_a_round_is_written_down_before_its_evaluation(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(_record: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr(bench.server.stages, "finish", killed)
+    command = CloseStage(Stage("train", 1), 1, ("pi-1", "pi-2"), {"pi-3": "late"})
+    with pytest.raises(Killed):
+        bench.server._finish(command, None)
+    (found,) = bench.server.stages.ledger.incidents()
+    assert (found.who, found.what) == ("pi-3", "not in train of round 1: late")
+
+
+@pytest.mark.parametrize("behind", [True, False])
+def test_a_round_that_a_killed_server_did_not_evaluate_is_told_of_by_the_next(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, behind: bool
+) -> None:
+    told: list[int] = []
+    record = RoundRecord(round=7, version=7, started=0.0, seconds=1.0, clients={}, dropped={})
+    monkeypatch.setattr(bench.server.stages, "catch_up", lambda: record if behind else None)
+    monkeypatch.setattr(
+        bench.server._observer, "round_finished", lambda event: told.append(event.figures.round)
+    )
+    bench.server._catch_up()
+    assert told == ([7] if behind else [])
