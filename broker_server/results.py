@@ -28,6 +28,7 @@ from edge_client.wire.presence import Hello
 from edge_client.wire.rollout import ReleaseReport
 
 CENTRALISED = "centralised"
+SETUP_BYTES = "setup_bytes"  # fact in the ledger: what devices fetched once a run, all together
 COUNTED = (
     "PUBLISH packets of the rounds, MQTT headers and control messages included. What is delivered once is "
     "not in them, {setup} to all devices together: the training program, the first weights, the program "
@@ -190,7 +191,7 @@ def _final_evaluations(stages: Stages, config: ServerConfig) -> dict[str, Evalua
 
 
 def _traffic(stages: Stages, rounds: Sequence[RoundFigures]) -> ByteFigures:
-    setup = int(stages.ledger.fact("setup_bytes") or 0)
+    setup = int(stages.ledger.fact(SETUP_BYTES) or 0)
     closing = int(stages.ledger.fact(CLOSING_BYTES) or 0)
     return ByteFigures.of(
         rounds,

@@ -36,7 +36,7 @@ from broker_server.report.observer import (
     RunObserver,
     UpdateReceived,
 )
-from broker_server.results import round_figures
+from broker_server.results import SETUP_BYTES, round_figures
 from broker_server.rollout.desk import Desk
 from broker_server.rollout.registry import MODELS
 from broker_server.rollout.release import Rollout
@@ -91,6 +91,7 @@ class Server:
         models = BlobStore(Path(config.state) / MODELS)
         stores = (self.stages.artefacts, models, measured_files(config))
         self._publisher = Publisher(self._session, self._topics, signer, *stores)
+        self._publisher.setup_bytes = int(self.stages.ledger.fact(SETUP_BYTES) or 0)
         self._uploads = Uploads(BlobStore(Path(config.state) / "incoming"), self._publisher.tell)
         self._intake = Intake(
             self.stages, self._uploads, self._publisher.tell, self._on_accepted, self._on_failure
@@ -311,8 +312,8 @@ class Server:
         for device, reason in command.dropped.items():
             what = f"not in {command.stage.kind} of round {command.stage.round}: {reason}"
             self._incidents.note(device, what, f"closed with the results of {len(command.devices)} others")
-        if (setup := str(self._publisher.setup_bytes)) != self.stages.ledger.fact("setup_bytes"):
-            self.stages.ledger.set_fact("setup_bytes", setup)
+        if (setup := str(self._publisher.setup_bytes)) != self.stages.ledger.fact(SETUP_BYTES):
+            self.stages.ledger.set_fact(SETUP_BYTES, setup)
         record = self.stages.finish(record)
         if record is not None and command.stage.kind == "train":
             self._observer.round_finished(RoundFinished(round_figures(record)))

@@ -15,6 +15,7 @@ from broker_server.broker.base import Broker
 from broker_server.config import ModelConfig, RoundsConfig, ServerConfig
 from broker_server.records import RoundRecord
 from broker_server.report.observer import NullObserver
+from broker_server.results import SETUP_BYTES
 from broker_server.rounds.machine import CloseStage, Command, Event, Reported, RunState, Stage
 from broker_server.server import Server
 from edge_client.session.address import BrokerAddress
@@ -59,9 +60,11 @@ class Bench:
     """A server at work on the first round, a clock set by hand, and results that need no check."""
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        self.folder, self.patch = folder, patch
         self.now = 1000.0
         self.commands: list[Command] = []
-        create_signing_key(folder / "keys")
+        if not (folder / "keys").exists():
+            create_signing_key(folder / "keys")
         rounds = RoundsConfig(rounds=2, quorum=2, wait_for=3, deadline_s=DEADLINE_S)
         model = ModelConfig(classes=("a", "b"))
         state, keys = str(folder / "state"), str(folder / "keys")
@@ -88,6 +91,11 @@ class Bench:
         """The server does something that takes so long."""
         meanwhile()
         self.now += seconds
+
+    def next(self) -> Bench:
+        """The server is started again."""
+        self.server.stages.ledger.close()
+        return Bench(self.folder, self.patch)
 
     def turn(self, times: int) -> None:
         for _ in range(times):
@@ -144,6 +152,16 @@ def test_a_result_that_waited_for_the_server_came_when_it_came_in(
     topic = Topics("f").up("pi-1", MESSAGE)
     bench.reception.take(Incoming(topic, encode(result), False, lambda: None, at=100.0), bench.server._state)
     assert seen == ["pi-1", result, b"", 4940.0]
+
+
+def test_what_devices_fetch_once_a_run_is_counted_over_a_restart(bench: Bench) -> None:
+    stage = CloseStage(Stage("statistics"), 1, NAMES, {})
+    bench.server._publisher.setup_bytes = 500
+    bench.server._finish(stage, None)
+    again = bench.next()
+    again.server._publisher.setup_bytes += 20  # of a device that came later
+    again.server._finish(stage, None)
+    assert again.server.stages.ledger.fact(SETUP_BYTES) == "520"
 
 
 class Killed(BaseException):
