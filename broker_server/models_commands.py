@@ -80,6 +80,7 @@ def _add(
 
 def _push(arguments: argparse.Namespace) -> int:
     from broker_server.rollout.making import read_model_file
+    from broker_server.rollout.planning import waves_text
     from broker_server.rollout.registry import MODELS
 
     data = read_model_file(arguments.file)
@@ -87,10 +88,8 @@ def _push(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         with look_at_models(config) as view:
             preview = view.push_preview() | {"bytes": len(data)}
-        waves = ", ".join(str(len(wave)) for wave in preview["waves"])
-        words = (
-            f"would become model {preview['version']} ({bytes_text(len(data))}), for waves of {waves} devices"
-        )
+        waves = waves_text(preview["waves"])
+        words = f"would become model {preview['version']} ({bytes_text(len(data))}), for {waves}"
         return _say(arguments, preview, f"{arguments.file.name} {words}")
     model = BlobStore(Path(config.state) / MODELS).put(data)
     origin = f"push of {arguments.file.name}"[:500]

@@ -73,3 +73,9 @@ def plan_waves(
             waves.append(tuple(ordered[begin:end]))
             begin = end
     return tuple(waves)
+
+
+def waves_text(waves: Sequence[Collection[str]]) -> str:
+    """Their sizes in words: ``2 devices, then 6, then 12``."""
+    first, *later = map(len, waves)
+    return ", then ".join([f"{first} device{'s' if first != 1 else ''}", *map(str, later)])

@@ -41,7 +41,7 @@ from broker_server.rollout.machine import (
 )
 from broker_server.rollout.making import ModelMaker
 from broker_server.rollout.offers import Offers
-from broker_server.rollout.planning import RolloutError, plan_waves
+from broker_server.rollout.planning import RolloutError, plan_waves, waves_text
 from broker_server.rollout.publication import Publication
 from broker_server.rollout.registry import ModelRecord, Registry
 from broker_server.rollout.standing import Standing
@@ -148,8 +148,7 @@ class Rollout:
         state = RolloutState(version=record.version, waves=waves, back_to=self.current)
         self._standing.begin(state, self._offers.make(record, watch=watch))
         self._publication.begin()
-        sizes = ", ".join(str(len(wave)) for wave in waves)
-        self.note(f"model {record.version} goes out to waves of {sizes} devices")
+        self.note(f"model {record.version} goes out to {waves_text(waves)}")
         self.feed(Begun())
 
     def take_back(self, back_to: int, reason: str) -> None:

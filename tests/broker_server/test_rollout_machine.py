@@ -30,7 +30,7 @@ from broker_server.rollout.machine import (
     Tick,
     step,
 )
-from broker_server.rollout.planning import RolloutError, parse_canary, plan_waves
+from broker_server.rollout.planning import RolloutError, parse_canary, plan_waves, waves_text
 from compression.records import dumps, loads
 
 RULES = Rules(decide_s=100.0, grace_s=20.0, observe_s=10.0, min_success=0.8, max_failed=0.25)
@@ -293,6 +293,11 @@ def test_shares_grow_and_nobody_is_left_out() -> None:
     assert sorted(name for wave in waves for name in wave) == sorted(fleet)
     assert waves == plan_waves(3, fleet[::-1], "5%", (25.0,))
     assert waves[0] != plan_waves(4, fleet, "5%", (25.0,))[0]  # another version tries others
+
+
+@pytest.mark.parametrize(("sizes", "words"), [((4,), "4 devices"), ((1, 3, 16), "1 device, then 3, then 16")])
+def test_waves_in_words(sizes: tuple[int, ...], words: str) -> None:
+    assert waves_text([("pi",) * size for size in sizes]) == words
 
 
 def test_canaries_by_name_and_those_who_are_there_first() -> None:
