@@ -49,7 +49,7 @@ def every_record() -> dict[str, type[Record]]:
         found[cls.__name__] = cls
         inner = {record for kind in hints(cls).values() for record in nested(kind)}
         waiting |= {record for record in inner if record.__name__ not in found}
-    return dict(sorted(found.items()))  # sets have no order, and processes that share the tests compare theirs
+    return dict(sorted(found.items()))  # sets have none: processes that share the tests compare
 
 
 def number(value: float) -> str:
