@@ -11,7 +11,7 @@ import pytest
 from compression.models.errors import TFLiteFileError
 from compression.models.export import export_model
 from compression.models.tflite_cut import cut_ops, signature_names
-from compression.op_times import METHOD, OpTimes, op_times_text, time_ops
+from compression.op_times import METHOD, OpTime, OpTimes, op_times_text, time_ops
 from compression.timing_process import TimingError, timed_by
 from edge_client.runtime import make_interpreter
 from tests.compression.test_models_export import SHAPE, make_model
@@ -103,3 +103,12 @@ def test_a_process_that_crashes_or_never_starts_is_one_line(tmp_path: Path) -> N
         timed_by("anything", [], python=str(tmp_path / "absent"))
     with pytest.raises(TimingError, match="no TFLite runtime here"):
         timed_by("compression.op_timer", [__file__, "1", "on"], runtime="abacus")
+
+
+@pytest.mark.parametrize(("whole_ms", "little"), [(0.001, True), (0.009, False)])
+def test_where_the_calls_are_dearer_than_the_ops_the_shares_are_not_to_be_trusted(
+    whole_ms: float, little: bool
+) -> None:
+    op = OpTime("ADD", "ADD 1x8", 1, 0.01)
+    text = op_times_text(OpTimes("a.tflite", "r", "m", 1, True, whole_ms, 0.01, (op,), ()))
+    assert ("the shares mean little" in text) is little
