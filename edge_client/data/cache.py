@@ -25,6 +25,7 @@ import numpy.typing as npt
 from compression.spec import ImageInput
 from edge_client.data.catalogue import PictureSource, Pixels, Progress
 from edge_client.data.errors import DataError
+from edge_client.files import LEFT_OVER
 
 FORMAT = 1  # to be raised when pixels would come out differently
 FILES_KEPT = 2  # of a cache folder: this source now, and as it was before the last change
@@ -127,7 +128,7 @@ def replacing(file: Path) -> Iterator[IO[bytes]]:
 
 
 def _sweep_parts(folder: Path) -> None:
-    for part in folder.glob(".*.part"):
+    for part in (path for path in folder.glob(".*.part") if LEFT_OVER.fullmatch(path.name)):
         with contextlib.suppress(OSError), part.open("rb") as stream:  # locked: somebody is writing it
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             part.unlink()

@@ -172,11 +172,14 @@ def test_what_a_killed_decoding_left_goes_and_what_is_being_written_stays(
     folder = tmp_path / "cache"
     folder.mkdir()
     left = folder / ".pictures-of-old.npy.1.part"
-    left.write_bytes(b"half")
+    foreign = folder / ".holidays.mp4.part"
+    for file in (left, foreign):
+        file.write_bytes(b"half")
     with replacing(folder / "another") as stream:
         stream.write(b"whole")
         load(source, folder)
     assert not left.exists() and (folder / "another").read_bytes() == b"whole"
+    assert foreign.exists()  # of somebody else's program: a table is dealt out into any folder
 
 
 def test_a_cache_that_cannot_be_written_is_one_error(source: DataSource, tmp_path: Path) -> None:
