@@ -67,10 +67,12 @@ def run_child(
 
 @contextmanager
 def pinned(threads: int | None) -> Iterator[None]:
-    """`pin` for a while; None leaves everything as it is."""
+    """`pin` for a while; None leaves everything as it is, where a hardened service may not even ask."""
+    if threads is None:
+        yield
+        return
     before = os.sched_getaffinity(0)
-    if threads is not None:
-        pin(threads)
+    pin(threads)
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""The workstation's benchmark commands, unchanged, on the emulated Pi.
+"""The workstation's benchmark commands, unchanged, on the emulated Pi, and the fleet measured from here.
 
 A device carries the client only, so the wheel that the wheelhouse was made from is copied over and its
 benchmarks run with the client's own libraries. An emulator's figures say that it works, not how fast a Pi is.
@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from tests.e2e.checks import require
+from tests.e2e.fleet import Fleet, product
 from tests.e2e.machine import Shell
-from tests.e2e.preparation import Prepared
+from tests.e2e.preparation import PI, Prepared
 from tests.e2e.shell import RigError
 
 WHEEL = "/tmp/bramble-e2e.whl"  # noqa: S108 - in the guest
@@ -57,6 +58,20 @@ def bench_in_guest(shell: Shell, prepared: Prepared) -> dict[str, Any]:
         "bench_commands": ", ".join([*found, *(f"{name}: refused" for name in ONLY_ON_A_WORKSTATION)]),
         "bench": found,
     }
+
+
+def bench_fleet(fleet: Fleet) -> dict[str, Any]:
+    """``fleet-latency``: one command here, and every device measures the model that it has active.
+
+    The run is over and its server with it, so the command leads the fleet meanwhile.
+    """
+    words = ("--config", fleet.settings, "--lead", "--within", "5", "--wait", "900", "--json")
+    found = json.loads(product("bramble-bench", "fleet-latency", *words))
+    rows = {row["device"]: row for row in found["devices"]}
+    require("every device has measured", set(rows) == {PI, *fleet.names}, found)
+    require("each has timed its model", all("timings" in row for row in rows.values()), found)
+    require("the Pi says that it is emulated", rows[PI]["board"] == "emulated aarch64", rows[PI])
+    return {"bench_fleet_latency": found["verdict"], "fleet_latency": found}
 
 
 def check_results(found: Mapping[str, Any]) -> None:

@@ -23,7 +23,11 @@ from tests.e2e.shell import run
 from tests.integration.fleet import RealFleet
 
 PROJECT = Path(__file__).resolve().parents[2]
-MODULES = {"bramble-server": "broker_server.cli", "bramble-provision": "provisioning.cli"}
+MODULES = {
+    "bramble-server": "broker_server.cli",
+    "bramble-provision": "provisioning.cli",
+    "bramble-bench": "benchmarks.cli",
+}
 NAME = "e2e"
 ROUNDS = 2
 SIDE = 28  # pixels: the pictures' own size

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from tests.e2e.bench import bench_in_guest
+from tests.e2e.bench import bench_fleet, bench_in_guest
 from tests.e2e.cache import Cache
 from tests.e2e.card import boot_file, boot_files
 from tests.e2e.checks import check_network, check_report, check_secrets, check_system
@@ -37,7 +37,7 @@ def run_scenario(
         folder: for the fleet, the card and the logs.
         record: gets steps, moments and facts.
         mode: how the client is installed, as `flash --mode` takes it.
-        bench: run the benchmark commands in the guest.
+        bench: run the benchmark commands in the guest, and measure the fleet.
         power_cut: pull the plug once the Pi's first update is accepted, and power on again.
     """
     prepared = prepare(cache, folder, record, mode)
@@ -52,6 +52,8 @@ def run_scenario(
         if bench:
             with record.step("bramble-bench in the guest"):
                 record.facts |= bench_in_guest(shell, prepared)
+            with record.step("bramble-bench fleet-latency"):
+                record.facts |= bench_fleet(prepared.fleet)
         record.facts["emulator_cpu_s"] = round(machine.cpu_s())
 
 

@@ -74,6 +74,17 @@ def test_a_model_is_measured_as_the_plan_says(model: Path) -> None:
         assert "throttling" in found.conditions.missing and found.throttled_flags is None
 
 
+def test_a_service_that_may_not_choose_its_processors_measures_and_says_so(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:  # as the unit's SystemCallFilter does
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "sched_setaffinity", refused)
+    found = measure_model(model, PLAN)
+    assert not found.pinned and found.timings.runs >= 5
+
+
 def test_ops_that_no_device_has_are_named_before_a_runtime_sees_them(tmp_path: Path) -> None:
     (tmp_path / "flex.tflite").write_bytes(flex_model())
     with pytest.raises(UnrunnableError, match="needs FlexMatrixInverse"):
