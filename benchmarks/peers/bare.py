@@ -18,6 +18,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from benchmarks.peers.plan import SHAPES
 from benchmarks.peers.rig import write_mark
+from edge_client.session.mqtt import send_at_once
 from edge_client.wire.topics import AGGREGATOR, MESSAGE, STATUS, TASK, Topics
 
 PARAMETERS = sum(math.prod(shape) for shape in SHAPES)
@@ -36,6 +37,7 @@ def connect(name: str, host: str, port: int, topics: Sequence[str]) -> tuple[Cli
     subscribed: queue.Queue[None] = queue.Queue()
     client.on_subscribe = lambda *_: subscribed.put(None)
     client.username_pw_set(name)
+    client.on_socket_open = send_at_once
     client.connect(host, port, keepalive=KEEPALIVE_S)
     client.loop_start()
     client.subscribe([(topic, 1) for topic in topics])

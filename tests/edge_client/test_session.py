@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -132,6 +133,13 @@ def test_it_comes_back_after_the_brokers_restart_with_its_subscriptions(
         assert receive(inbox, message_on(topic))
 
 
+def test_small_packets_do_not_wait_for_each_other(broker: Broker) -> None:
+    with server(broker) as session:
+        session.wait_connected(WAIT_S)
+        assert session._client is not None
+        assert session._client.socket().getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_publishing_without_a_connection_is_an_error_not_a_queue(free_address: BrokerAddress) -> None:
     with Session(free_address, "pi-5", ["x"]) as session:
         with pytest.raises(SessionError, match="not connected"):
@@ -165,8 +173,6 @@ def test_missing_files_are_the_callers_error(free_address: BrokerAddress, tmp_pa
 @pytest.fixture
 def free_address() -> BrokerAddress:
     """A port on which nobody listens."""
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return BrokerAddress("127.0.0.1", probe.getsockname()[1], protocol="5")
