@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import reduce
 from operator import add
 from pathlib import Path
+from typing import TypeVar
 
 from broker_server.aggregation import Aggregation
 from broker_server.config import ServerConfig
@@ -25,6 +26,8 @@ from edge_client.wire.blobs import BlobRef
 from edge_client.wire.evaluation import MAX_CLASSES, EvaluationSums
 from edge_client.wire.presence import Hello
 from edge_client.wire.rounds import Result
+
+Part = TypeVar("Part")
 
 
 class RunProgram:
@@ -59,30 +62,22 @@ class RunProgram:
     @property
     def bundle(self) -> TrainableBundle:
         """The training program; raise `RunError` before there is one."""
-        if self._bundle is None:
-            raise RunError("the training program is not compiled yet")
-        return self._bundle
+        return _compiled(self._bundle)
 
     @property
     def bundle_ref(self) -> BlobRef:
         """The training program's manifest; raise `RunError` before there is one."""
-        if self._ref is None:
-            raise RunError("the training program is not compiled yet")
-        return self._ref
+        return _compiled(self._ref)
 
     @property
     def versions(self) -> Versions:
         """The fleet's weights; raise `RunError` before there are any."""
-        if self._versions is None:
-            raise RunError("the training program is not compiled yet")
-        return self._versions
+        return _compiled(self._versions)
 
     @property
     def aggregation(self) -> Aggregation:
         """The strategy at work; raise `RunError` before the program is compiled."""
-        if self._aggregation is None:
-            raise RunError("the training program is not compiled yet")
-        return self._aggregation
+        return _compiled(self._aggregation)
 
     @property
     def parameters(self) -> int:
@@ -168,3 +163,10 @@ class RunProgram:
         data = self._artefacts.path(digest).read_bytes()
         merged = loads(ColumnStatistics, data, max_bytes=MAX_STATISTICS_BYTES)
         return table_input(merged, self._config.model.scaling)
+
+
+def _compiled(part: Part | None) -> Part:
+    """What there is once the program is compiled."""
+    if part is None:
+        raise RunError("the training program is not compiled yet")
+    return part

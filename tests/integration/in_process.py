@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -30,6 +29,7 @@ from broker_server.server import Server
 from broker_server.simulation.demo_data import prepare_demo_data
 from edge_client.agent import Agent
 from provisioning.pki.signing import load_signing_key
+from tests.broker_server.mqtt_peer import poll
 
 FLEET, DEVICES = "test", 3
 ROUNDS: Mapping[str, Any] = {
@@ -129,9 +129,7 @@ def run_fleet(
             server = Server(config, broker, NullObserver())
             server.run(threading.Event())
             outcome = Outcome(server, folder, list(server.stages.ledger.rounds(RoundRecord).values()))
-            deadline = time.monotonic() + RECEIPTS_S
-            while not until(outcome) and time.monotonic() < deadline:
-                time.sleep(0.05)
+            poll(lambda: until(outcome), "end of what was waited for", deadline_s=RECEIPTS_S)
     return outcome
 
 
